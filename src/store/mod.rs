@@ -1,0 +1,104 @@
+//! The store: one shard's users, timers and shard record behind one small trait (SPEC section 7, STYLE "Shard").
+//!
+//! Two implementations: [`rocks`] (the product) and [`memory`] (a `BTreeMap`, for the model tests and `replay`).
+//! The store is written only after the Kafka transaction that holds the same changes has committed; it may be behind
+//! Kafka, never ahead of it.
+
+pub mod codec;
+pub mod key;
+pub mod memory;
+pub mod rocks;
+
+use crate::time::EventTime;
+
+/// A deadline in the durable index: ordered by time, then by user.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline {
+    /// When it is due.
+    pub at: EventTime,
+    /// Whose.
+    pub user_id: Box<str>,
+}
+
+/// One atomic change of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Users to write (`Some`, encoded) or delete (`None`).
+    pub users: Vec<(Box<str>, Option<Vec<u8>>)>,
+    /// Deadlines to add to the index.
+    pub arm: Vec<Deadline>,
+    /// Deadlines to remove from the index.
+    pub disarm: Vec<Deadline>,
+    /// The shard's own record, encoded.
+    pub shard: Option<Vec<u8>>,
+    /// The changelog offset that this batch reaches to (exclusive): the next record to replay.
+    pub changelog_position: Option<i64>,
+}
+
+/// One shard's persistent state.
+pub trait Store {
+    /// The encoded user, or `None`.
+    ///
+    /// # Errors
+    /// The disk failed or holds damaged data.
+    fn user(&self, user_id: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The encoded users of `user_ids`, in their order: one batched read.
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn users(&self, user_ids: &[&str]) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
+
+    /// Up to `limit` deadlines in order, after `after` (exclusive; `None` is from the start), due before `until` (exclusive).
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn deadlines(&self, after: Option<&Deadline>, until: EventTime, limit: usize) -> Result<Vec<Deadline>, StoreError>;
+
+    /// Up to `limit` users in order of their id, after `after` (exclusive; `None` is from the start).
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn scan(&self, after: Option<&str>, limit: usize) -> Result<Vec<(Box<str>, Vec<u8>)>, StoreError>;
+
+    /// The shard's own record and the changelog position, if this shard was ever written.
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn shard(&self) -> Result<(Option<Vec<u8>>, Option<i64>), StoreError>;
+
+    /// Writes a batch atomically.
+    ///
+    /// # Errors
+    /// The disk failed; nothing of the batch is visible.
+    fn write(&mut self, batch: Batch) -> Result<(), StoreError>;
+}
+
+/// What went wrong below the shard. All of them stop the worker: the changelog still has everything.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// RocksDB said no (disk full, damaged files, no permission).
+    #[error("the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again")]
+    Database {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// A stored value does not decode.
+    #[error("stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog")]
+    Damaged {
+        /// Which value, and why.
+        what: String,
+    },
+    /// A stored value has a version that this build does not know.
+    #[error("stored state of {what} has version {version}, and this build knows up to {known}: start the newer Ebbtide again")]
+    UnknownVersion {
+        /// Which value.
+        what: &'static str,
+        /// Its version.
+        version: u8,
+        /// The newest known one.
+        known: u8,
+    },
+}
