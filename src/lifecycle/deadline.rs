@@ -59,7 +59,8 @@ impl Life {
             State::Active => {
                 let inactive = policy.inactive_after.map(|limit| (idle(limit), Reason::Inactive));
                 let declining = self.declining_from(policy).map(|at| (at, Reason::Declining));
-                let improbable = self.low_probability_from(policy).map(|at| (at.max(self.since), Reason::LowProbability));
+                let improbable =
+                    self.low_probability_from(policy).map(|at| (at.max(self.since), Reason::LowProbability));
                 let by_time_alone = earlier(churned(), lapsed());
                 let step = [inactive, declining, improbable]
                     .into_iter()

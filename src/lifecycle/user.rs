@@ -261,7 +261,8 @@ impl Life {
             State::AtRisk => {
                 self.add(event, policy);
                 let today = event.time.day();
-                let held = policy.declining.is_some_and(|rule| self.activity.declines(today, &rule, rule.recover_ratio));
+                let held =
+                    policy.declining.is_some_and(|rule| self.activity.declines(today, &rule, rule.recover_ratio));
                 if held {
                     return None;
                 }
