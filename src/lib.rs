@@ -2,5 +2,8 @@
 
 pub mod event;
 pub mod lifecycle;
+pub mod rules;
+pub mod shard;
 pub mod store;
 pub mod time;
+pub mod timer;
