@@ -137,7 +137,6 @@ impl Activity {
         if ahead >= kept || self.buckets.is_empty() {
             self.buckets.clear();
         } else {
-            self.buckets.truncate(kept - ahead);
             self.buckets.splice(0..0, std::iter::repeat_n(0, ahead));
         }
         let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -261,8 +260,9 @@ mod tests {
     #[test]
     fn active_days_are_distinct_and_survive_a_restart() {
         // days with activity in order of arrival, x
-        let table: [(&[i32], u32); 8] = [
+        let table: [(&[i32], u32); 9] = [
             (&[10, 10], 0),
+            (&[10, 138], 1),
             (&[10, 11, 11, 13], 2),
             (&[100, 37], 1),
             (&[100, 37, 37], 1),

@@ -49,7 +49,7 @@ impl Survival {
         Some((self.alpha + history.recency_days) * odds.powf(1.0 / (self.r + x)) - self.alpha)
     }
 
-    /// The first millisecond, never before `last_active`, from which the user is at risk by *low_probability*. `None`
+    /// The first millisecond, never before `last_active`, from which the user is at risk by `low_probability`. `None`
     /// without a threshold and for users with fewer than `min_repeat` repeats.
     #[must_use]
     pub fn deadline(&self, history: History, first_active: EventTime, last_active: EventTime) -> Option<EventTime> {

@@ -1,39 +1,10 @@
-//! One table or story for every rule of SPEC sections 2, 3, 5 and 6.
+//! One table or story for every rule of SPEC sections 2, 3, 5 and 6, for events in order.
 
-use super::{activity, day, life, line, lines};
+use super::{activity, day, later, life, line, lines, lived, noons, survival, then};
 use crate::event::{Event, Roles};
-use crate::lifecycle::policy::{Declining, Survival};
+use crate::lifecycle::policy::Declining;
 use crate::lifecycle::{Change, Fate, Kind, Outcome, Policy, Reason, Sink, State, User};
 use crate::time::{EventTime, Span};
-
-/// The user and the changes after activity on the given days and time passing to `until`.
-fn lived(policy: &Policy, days: &[f64], until: f64) -> (User, Vec<Change>) {
-    let (mut user, mut changes) = (User::default(), Vec::new());
-    for &at in days {
-        assert_eq!(user.record(&activity(day(at)), policy, &mut changes), Outcome::Counted);
-    }
-    assert_eq!(user.advance("ada", day(until), policy, &mut changes), Fate::Stays);
-    (user, changes)
-}
-
-/// Records one more event; its outcome, and the lines of the changes that it makes.
-fn then(user: &mut User, at: f64, policy: &Policy) -> (Outcome, Vec<String>) {
-    let mut changes = Vec::new();
-    let outcome = user.record(&activity(day(at)), policy, &mut changes);
-    (outcome, lines(&changes))
-}
-
-/// The lines of what time does until `until`.
-fn later(user: &mut User, until: f64, policy: &Policy) -> Vec<String> {
-    let mut changes = Vec::new();
-    assert_eq!(user.advance("ada", day(until), policy, &mut changes), Fate::Stays);
-    lines(&changes)
-}
-
-/// Every day from `from` to `to`, at noon.
-fn noons(from: u16, to: u16) -> Vec<f64> {
-    (from..=to).map(|number| f64::from(number) + 0.5).collect()
-}
 
 #[test]
 fn silence_worsens_at_the_exact_moments() {
@@ -186,72 +157,6 @@ fn an_absence_counts_from_its_first_transition() {
 }
 
 #[test]
-fn a_late_event_corrects_what_it_proves_wrong() {
-    let policy = Policy::default();
-    // time passes to, late event on, change, next deadline
-    let table = [
-        (14.5, 13.5, "at_risk>active corrected late_event @14", 27.5),
-        (31.0, 10.0, "lapsed>at_risk corrected late_event @30", 40.0),
-        (31.0, 20.0, "lapsed>active corrected late_event @30", 34.0),
-        (91.0, 5.0, "churned>lapsed corrected late_event @90", 95.0),
-        (91.0, 70.0, "churned>at_risk corrected late_event @90", 100.0),
-        (91.0, 89.0, "churned>active corrected late_event @90", 103.0),
-    ];
-    for (until, late, expected, next) in table {
-        let (mut user, _) = lived(&policy, &[0.0], until);
-        let before = life(&user).clone();
-        let (outcome, changes) = then(&mut user, late, &policy);
-        assert_eq!(outcome, Outcome::Late);
-        assert_eq!(changes, [expected]);
-        assert_eq!((life(&user).since, life(&user).last_active), (before.since, day(late)));
-        assert_eq!(life(&user).absent_since, before.absent_since.filter(|_| life(&user).state >= State::Lapsed));
-        assert_eq!(user.next_deadline(&policy), Some(day(next)));
-    }
-}
-
-#[test]
-fn a_late_event_that_proves_nothing_is_only_counted() {
-    let policy = Policy::default();
-    // time passes to, late event on
-    for (until, late) in [(20.0, 3.0), (40.0, 3.0), (40.0, 5.0), (200.0, -3.0)] {
-        let (mut user, _) = lived(&policy, &[0.0, 5.0], until);
-        let (state, total) = (life(&user).state, life(&user).total_events);
-        assert_eq!(then(&mut user, late, &policy), (Outcome::Late, vec![]));
-        assert_eq!((life(&user).state, life(&user).total_events), (state, total + 1));
-        assert_eq!(life(&user).last_active, day(5.0));
-    }
-}
-
-#[test]
-fn a_late_event_that_leaves_the_state_right_only_moves_the_next_deadline() {
-    let policy = Policy::default();
-    let (mut user, _) = lived(&policy, &[0.0], 31.0);
-    assert_eq!(then(&mut user, 10.0, &policy).1, ["lapsed>at_risk corrected late_event @30"]);
-    assert_eq!(then(&mut user, 12.0, &policy), (Outcome::Late, vec![]));
-    assert_eq!(user.next_deadline(&policy), Some(day(42.0)));
-    assert_eq!(then(&mut user, 20.0, &policy).1, ["at_risk>active corrected late_event @30"]);
-}
-
-#[test]
-fn a_late_event_fills_its_bucket() {
-    // 7 recent after 14 prior as of day 28; one more on day 19, come late, is 8.
-    let policy = Policy::default();
-    let (mut user, _) = lived(&policy, &noons(0, 20), 21.0);
-    assert_eq!(then(&mut user, 19.75, &policy), (Outcome::Late, vec![]));
-    assert_eq!(life(&user).activity.buckets[1], 2);
-    assert_eq!(user.next_deadline(&policy), Some(day(29.0)));
-}
-
-#[test]
-fn an_event_before_the_first_makes_the_history_longer() {
-    let policy = Policy::default();
-    let (mut user, _) = lived(&policy, &[10.0], 11.0);
-    assert_eq!(then(&mut user, 8.0, &policy), (Outcome::Late, vec![]));
-    let life = life(&user);
-    assert_eq!((life.first_active, life.activated_at, life.last_active), (day(8.0), Some(day(8.0)), day(10.0)));
-}
-
-#[test]
 fn totals_count_activity_core_actions_and_the_first_activation() {
     let policy = Policy::default();
     let (mut user, mut changes) = (User::default(), Vec::<Change>::new());
@@ -300,7 +205,10 @@ fn the_last_sixteen_ids_are_duplicates() {
     assert_eq!(user.record(&with_id(1.0, &ids[0]), &policy, &mut changes), Outcome::Counted);
 }
 
-fn profile(at: f64, tracked: &[(u16, &str)]) -> Event<'static> {
+/// Values by index.
+type Properties<'a> = &'a [(u16, &'a str)];
+
+fn profile(at: f64, tracked: Properties<'_>) -> Event<'static> {
     let tracked = tracked.iter().map(|&(index, value)| (index, value.to_owned().into())).collect();
     Event { roles: Roles::default(), tracked, ..activity(day(at)) }
 }
@@ -310,7 +218,7 @@ fn an_event_that_is_no_activity_only_updates_properties() {
     let policy = Policy::default();
     let (mut user, mut changes) = (User::default(), Vec::new());
     // properties set, properties then
-    let table: [(&[(u16, &str)], &[(u16, &str)]); 3] = [
+    let table: [(Properties<'_>, Properties<'_>); 3] = [
         (&[(3, "\"pro\"")], &[(3, "\"pro\"")]),
         (&[(1, "7")], &[(1, "7"), (3, "\"pro\"")]),
         (&[(3, "null"), (1, "8")], &[(1, "8"), (3, "null")]),
@@ -422,6 +330,15 @@ fn a_changed_policy_judges_everybody_once() {
 }
 
 #[test]
+fn a_judgement_is_not_dated_before_what_it_judges() {
+    let (mut user, _) = lived(&Policy::default(), &[0.0], 25.0);
+    let strict = Policy { inactive_after: None, lapsed_after: Span::from_days(12), ..Policy::default() };
+    let mut changes = Vec::new();
+    user.rejudge("ada", day(1.0), &strict, &mut changes);
+    assert_eq!(lines(&changes), ["at_risk>lapsed worsened policy_changed @14"]);
+}
+
+#[test]
 fn a_retention_that_has_run_out_already_forgets_no_earlier_than_the_judgement() {
     let (mut user, _) = lived(&Policy::default(), &[0.0], 50.0);
     let short =
@@ -430,11 +347,6 @@ fn a_retention_that_has_run_out_already_forgets_no_earlier_than_the_judgement() 
     user.rejudge("ada", day(50.0), &short, &mut changes);
     assert_eq!(user.advance("ada", day(50.0), &short, &mut changes), Fate::Gone);
     assert_eq!(lines(&changes), ["lapsed>churned worsened policy_changed @50", "churned>- forgotten retention @50"]);
-}
-
-fn survival(threshold: f64) -> Policy {
-    let rule = Survival { r: 0.243, alpha: 4.414, a: 0.793, b: 2.426, threshold: Some(threshold), min_repeat: 2 };
-    Policy { survival: Some(rule), inactive_after: None, ..Policy::default() }
 }
 
 #[test]
