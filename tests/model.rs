@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use ebbtide::event::{Decoded, Record};
 use ebbtide::lifecycle::user::{Fate, Outcome};
-use ebbtide::lifecycle::{Change, Kind, Sink, User};
+use ebbtide::lifecycle::{Change, Sink, User};
 use ebbtide::rules::Rules;
 use ebbtide::time::{EventTime, WallTime};
 use serde_json::{Value, json};
@@ -96,10 +96,9 @@ impl Sink for Scribe<'_> {
         if self.rules.policy.survival.is_some() {
             record["p_alive"] = json!(user.p_alive(change.effective_at, &self.rules.policy));
         }
-        if change.kind == Kind::Reactivated {
-            let absent_since = life.and_then(|life| life.absent_since);
-            record["away_from"] = json!(change.from.map(|state| state.as_str()));
-            record["away_days"] = json!(absent_since.map(|since| (change.effective_at - since).as_days()));
+        if let Some(away) = change.away() {
+            record["away_from"] = json!(away.from.as_str());
+            record["away_days"] = json!(away.days);
         }
         self.transitions.push(record);
     }
