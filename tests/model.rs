@@ -17,8 +17,9 @@ use ebbtide::rules::Rules;
 use ebbtide::time::{EventTime, WallTime};
 use serde_json::{Value, json};
 use support::cases::{Case, Shape, Step, native};
-use support::compare::{by_user, difference};
+use support::compare::{difference, same};
 use support::model::{Input, Model};
+use support::rig::{Outcome as Ran, Rig, across_partitions};
 
 const CASES: u64 = 10_000;
 
@@ -181,9 +182,102 @@ fn the_rules_agree_with_the_model() {
                 }
             }
             if let Some(difference) = difference(&core.transitions, &model.transitions) {
-                panic!("seed {seed}, step {number}: {difference}\n{step:?}\n{case:#?}");
+                panic!("seed {seed}, step {number}: {difference}\n{step:?}\n{case}");
             }
         }
         assert_eq!(core.duplicates, model.duplicates, "seed {seed}");
+    });
+}
+
+/// What a whole shard committed is what the model says, whatever the batches were and wherever the work was interrupted.
+#[test]
+fn an_interrupted_shard_agrees_with_the_model() {
+    let shape = Shape { ordered: false, policies: true, passes: true };
+    for_each_case(shape, |seed, case| {
+        let model = model_of(case);
+        let ran = Rig::run(seed, case);
+        if let Some(difference) = difference(&ran.transitions, &model.transitions) {
+            panic!("seed {seed}: {difference}\n{case}");
+        }
+        compare_states(&ran, &model, &format!("seed {seed}\n{case}"));
+    });
+}
+
+fn compare_states(ran: &Ran, model: &Model, context: &str) {
+    for user in ran.states.keys().chain(model.states.keys()) {
+        let (found, expected) = (ran.states.get(user), model.states.get(user));
+        let equal = match (found, expected) {
+            (Some(found), Some(expected)) => same(found, expected),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        assert!(equal, "state of {user}:\n  found    {found:?}\n  expected {expected:?}\n{context}");
+    }
+    assert_eq!(ran.cohorts, model.cohorts(), "cohorts, {context}");
+    assert_eq!(ran.without_life, model.without_life(), "users without a life, {context}");
+}
+
+/// The same records and the same interruptions give the same bytes.
+#[test]
+fn the_same_seed_twice_gives_the_same_output() {
+    for seed in 0..300 {
+        let case = Case::new(seed, Shape { ordered: false, policies: true, passes: true });
+        assert_eq!(Rig::run(seed, &case).outputs, Rig::run(seed, &case).outputs, "seed {seed}");
+    }
+}
+
+/// SPEC section 2: for users whose events arrive in time order, the partition count changes nothing.
+#[test]
+fn the_partition_count_changes_no_transition() {
+    let shape = Shape { ordered: true, policies: false, passes: false };
+    for_each_case(shape, |seed, case| {
+        let mut case = case.clone();
+        case.time.silence_guard = None;
+        let mut model = Model::new(case.policy.clone(), case.time.clone());
+        let mut wall = 0;
+        for step in &case.steps {
+            if let Step::Input(input, at) = step {
+                model.apply(input, *at);
+                wall = wall.max(*at);
+            }
+        }
+        let end = wall + 400 * ebbtide::time::DAY_MS;
+        model.pass(end);
+        for partitions in [1, 2, 5] {
+            let found = across_partitions(&case, partitions, end);
+            if let Some(difference) = difference(&found, &model.transitions) {
+                panic!("seed {seed}, {partitions} partitions: {difference}\n{case}");
+            }
+        }
+    });
+}
+
+/// A transition's numbers have no gap, time only worsens, and nothing is dated before what it follows.
+#[test]
+fn numbers_have_no_gaps_and_time_only_worsens() {
+    let severity = |state: &Value| ["active", "at_risk", "lapsed", "churned"].iter().position(|name| state == name);
+    for_each_case(Shape { ordered: false, policies: true, passes: true }, |seed, case| {
+        let ran = Rig::run(seed, case);
+        for (user, records) in support::compare::by_user(&ran.transitions) {
+            let mut before: Option<&Value> = None;
+            for record in records {
+                // A user who was forgotten or deleted begins again at 1.
+                let expected = before.map_or(1, |before| {
+                    if before["to"].is_null() { 1 } else { before["seq"].as_u64().expect("a number") + 1 }
+                });
+                assert_eq!(record["seq"], expected, "seed {seed}, user {user}\n{case}");
+                let (from, to) = (severity(&record["from"]), severity(&record["to"]));
+                match record["kind"].as_str().expect("a kind") {
+                    "worsened" => assert!(from < to, "seed {seed}: {record}"),
+                    "recovered" | "reactivated" | "corrected" => assert!(to < from, "seed {seed}: {record}"),
+                    "entered" => assert!(from.is_none() && to == Some(0), "seed {seed}: {record}"),
+                    _ => assert!(to.is_none(), "seed {seed}: {record}"),
+                }
+                if let Some(since) = record["previous_since"].as_str() {
+                    let at = record["effective_at"].as_str().expect("a time");
+                    assert!(since <= at, "seed {seed}: dated before the state it ends: {record}");
+                }
+                before = Some(record);
+            }
+        }
     });
 }

@@ -2,13 +2,14 @@
 //! its seed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ebbtide::event::{Decoder, EventList, EventRules};
 use ebbtide::lifecycle::Policy;
 use ebbtide::lifecycle::policy::{Declining, Survival};
 use ebbtide::rules::{Origin, Rules};
 use ebbtide::shard::watermark::TimeRules;
-use ebbtide::time::{DAY_MS, Span};
+use ebbtide::time::{DAY_MS, EventTime, Span};
 use rand::{RngExt as _, SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ const HOUR_MS: i64 = 3_600_000;
 const BEGIN_MS: i64 = 1_704_067_200_000;
 const TRACK: [&str; 3] = ["plan", "seats", "größe"];
 const STEPS_MAX: usize = 48;
+/// No event comes later than this: Ebbtide counts the active days of the past exactly for 64 days only, and beyond that
+/// P(alive) may leave out a day.
+const LATE_MAX_MS: i64 = 60 * DAY_MS;
 
 /// One thing that happens, in order.
 #[derive(Clone, Debug)]
@@ -35,7 +39,7 @@ pub(crate) enum Step {
 /// What may happen in a case.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// Events arrive in order of time, all users together.
+    /// Events arrive in order of time, all users together; nobody asks to be deleted, which has no time of its own.
     pub(crate) ordered: bool,
     /// The policy may change.
     pub(crate) policies: bool,
@@ -85,15 +89,17 @@ impl Case {
                     clock = clock.max(wall);
                     steps.push(Step::Pass(wall));
                 }
-                7..9 => steps.push(Step::Input(Input::Deletion { user }, wall)),
-                9..16 if !history.is_empty() && !shape.ordered => {
-                    let again = history.choose(&mut rng).expect("some").clone();
-                    steps.push(Step::Input(Input::Event(again), wall));
+                7..9 if !shape.ordered => steps.push(Step::Input(Input::Deletion { user }, wall)),
+                9..16 if !shape.ordered => {
+                    let recent: Vec<_> = history.iter().filter(|event| clock - event.time <= LATE_MAX_MS).collect();
+                    if let Some(again) = recent.choose(&mut rng) {
+                        steps.push(Step::Input(Input::Event((*again).clone()), wall));
+                    }
                 }
                 _ => {
                     let mut time = clock;
                     if rng.random_bool(late_share) {
-                        let by = *[lateness * 2, 2 * DAY_MS, 20 * DAY_MS, 50 * DAY_MS].choose(&mut rng).expect("some");
+                        let by = *[lateness * 2, 2 * DAY_MS, 20 * DAY_MS, LATE_MAX_MS].choose(&mut rng).expect("some");
                         time -= rng.random_range(0..=by);
                     }
                     ids += 1;
@@ -124,6 +130,35 @@ impl Case {
             track: TRACK.map(str::to_owned).to_vec(),
             origin: Origin::default(),
         }
+    }
+}
+
+/// One line a step, so that a failing case can be read.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |time: i64| EventTime::from_millis(time);
+        writeln!(f, "{:?}\n{:?}", self.policy, self.time)?;
+        for (number, step) in self.steps.iter().enumerate() {
+            write!(f, "{number:3} ")?;
+            match step {
+                Step::Input(Input::Event(event), wall) => {
+                    let ModelEvent { user, name, time, id, properties, .. } = event;
+                    writeln!(f, "{} {user} {name} at {} id {id:?} {}", at(*wall), at(*time), json!(properties))?;
+                }
+                Step::Input(Input::Deletion { user }, wall) => writeln!(f, "{} delete {user}", at(*wall))?,
+                Step::Pass(wall) => writeln!(f, "{} passes", at(*wall))?,
+                Step::Policy(policy) => writeln!(f, "{policy:?}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record's key and value in the native format.
+pub(crate) fn record(input: &Input) -> (Vec<u8>, Option<Vec<u8>>) {
+    match input {
+        Input::Event(event) => (event.user.clone().into_bytes(), Some(native(event))),
+        Input::Deletion { user } => (user.clone().into_bytes(), None),
     }
 }
 

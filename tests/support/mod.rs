@@ -4,3 +4,4 @@ pub(crate) mod cases;
 pub(crate) mod compare;
 pub(crate) mod kafka;
 pub(crate) mod model;
+pub(crate) mod rig;

@@ -51,8 +51,6 @@ struct ModelUser {
     state: Option<State>,
     since: i64,
     reason: Option<Reason>,
-    /// The user was judged as of this moment; time changes nothing before it.
-    judged: Option<i64>,
     arrivals: Vec<Arrival>,
     /// The arrivals from this one on fill the day buckets: a reactivation empties them.
     buckets_from: usize,
@@ -175,6 +173,11 @@ impl Model {
         cohorts
     }
 
+    /// Users of whom only properties are known.
+    pub(crate) fn without_life(&self) -> u64 {
+        self.users.values().map(|user| u64::from(user.state.is_none())).sum()
+    }
+
     fn with_user(&mut self, id: &str, act: impl FnOnce(&mut ModelUser, &mut Judge<'_>)) {
         let mut user = self.users.remove(id).unwrap_or_default();
         let mut judge = Judge {
@@ -273,7 +276,6 @@ impl Judge<'_> {
     fn rejudge(&mut self, user: &mut ModelUser, watermark: i64) {
         let Some(state) = user.state else { return };
         let at = user.floor().max(watermark);
-        user.judged = Some(at);
         let (now, _) = user.judge(at, self.policy);
         if now > state {
             self.change(user, now, Kind::Worsened, Reason::PolicyChanged, at);
@@ -470,7 +472,7 @@ impl ModelUser {
     /// What time alone does next, found by trying every moment at which a condition can begin to hold.
     fn next(&self, policy: &Policy) -> Option<(i64, Next)> {
         let (state, last) = (self.state?, self.last_active()?);
-        let floor = self.floor().max(self.judged.unwrap_or(i64::MIN));
+        let floor = self.floor();
         let mut moments: BTreeSet<i64> = [Some(policy.lapsed_after), Some(policy.churned_after), policy.inactive_after]
             .into_iter()
             .flatten()
@@ -493,6 +495,7 @@ impl ModelUser {
             }
         }
         if state == State::Churned {
+            // SPEC section 6 dates it so whatever the policy was at that time, but never before the present state.
             return policy.forget_after.map(|after| ((last + after.as_millis()).max(floor), Next::Forgotten));
         }
         None
