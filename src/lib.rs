@@ -4,5 +4,8 @@ pub mod clock;
 pub mod event;
 pub mod kafka;
 pub mod lifecycle;
+pub mod rules;
+pub mod shard;
 pub mod store;
 pub mod time;
+pub mod timer;
