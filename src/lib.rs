@@ -2,5 +2,6 @@
 
 pub mod event;
 pub mod lifecycle;
+pub mod metrics;
 pub mod store;
 pub mod time;
