@@ -4,6 +4,7 @@ pub mod clock;
 pub mod event;
 pub mod kafka;
 pub mod lifecycle;
+pub mod metrics;
 pub mod rules;
 pub mod shard;
 pub mod store;
