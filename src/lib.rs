@@ -5,3 +5,4 @@ pub mod event;
 pub mod lifecycle;
 pub mod store;
 pub mod time;
+pub mod timer;
