@@ -3,6 +3,8 @@
 pub mod config;
 pub mod event;
 pub mod lifecycle;
+pub mod rules;
+pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
