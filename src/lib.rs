@@ -1,7 +1,9 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
 pub mod config;
+pub mod clock;
 pub mod event;
+pub mod kafka;
 pub mod lifecycle;
 pub mod rules;
 pub mod shard;
