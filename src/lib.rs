@@ -2,6 +2,9 @@
 
 pub mod event;
 pub mod lifecycle;
-pub mod metrics;
+pub mod rules;
+pub mod shard;
 pub mod store;
 pub mod time;
+pub mod timer;
+pub mod metrics;

@@ -4,11 +4,16 @@
 //! [`User::record`](user::User::record) change it and hand each change to a [`Sink`], at the moment it takes effect.
 
 pub mod activity;
+pub mod deadline;
+pub mod dedup;
 pub mod policy;
 pub mod survival;
 pub mod transition;
 pub mod user;
 
 pub use policy::Policy;
-pub use transition::{Change, Kind, Reason, Sink, State};
-pub use user::User;
+pub use transition::{Away, Change, Kind, Reason, Sink, State};
+pub use user::{Fate, Life, Outcome, User};
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,26 @@ pub struct Change {
     pub effective_at: EventTime,
     /// When `from` was entered; `None` on entering.
     pub previous_since: Option<EventTime>,
+    /// On `reactivated`, when the absence that ends here began: the first transition to lapsed or churned after being
+    /// active or at risk (SPEC-WINBACK section 10). `None` for every other kind.
+    pub away_since: Option<EventTime>,
+}
+
+/// The absence that a reactivation ends (SPEC-WINBACK section 10).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Away {
+    /// Days with a fraction from the beginning of the absence to the return.
+    pub days: f64,
+    /// The state that the user came back from, `lapsed` or `churned`.
+    pub from: State,
+}
+
+impl Change {
+    /// `away_days` and `away_from` of a `reactivated` record; `None` for every other kind.
+    #[must_use]
+    pub fn away(&self) -> Option<Away> {
+        Some(Away { days: (self.effective_at - self.away_since?).as_days(), from: self.from? })
+    }
 }
 
 /// Takes changes at the moment they happen. The user is as it is after the causing event was counted.
