@@ -1,6 +1,8 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod clock;
 pub mod event;
+pub mod kafka;
 pub mod lifecycle;
 pub mod rules;
 pub mod shard;
