@@ -10,3 +10,4 @@ pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
+pub mod metrics;
