@@ -2,11 +2,12 @@
 
 pub mod clock;
 pub mod event;
+pub mod http;
 pub mod kafka;
 pub mod lifecycle;
+pub mod metrics;
 pub mod rules;
 pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
-pub mod metrics;
