@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-use super::outline::{Outline, parse_pointer};
-use super::preset::{self, Layout, Place, cloudevents};
+use super::preset::{self, cloudevents};
+use super::reader::{Found, Reader, Wanted};
 use super::rules::{EventList, EventRules, FilterValue, NamePattern, Preset, RulesProblem};
-use super::value::{Given, Scalar, too_deep};
-use super::{Decoded, Event, Record, RejectReason, Rejection, Roles, timestamp};
-use crate::time::{EventTime, WallTime};
+use super::value::Given;
+use super::{Decoded, Event, Record, RejectReason, Rejection, Roles};
+use crate::time::WallTime;
 
 /// How many values of a record are picked up without an allocation.
 const INLINE_SLOTS: usize = 24;
@@ -36,46 +36,17 @@ pub struct Decoder {
 #[derive(Clone, Debug)]
 struct Matcher(Vec<(NamePattern, Vec<(usize, FilterValue)>)>);
 
-/// A preset's table with a slot for each place, and the outline that fills the slots.
-#[derive(Clone, Debug, Default)]
-struct Reader {
-    outline: Outline,
-    headers: Vec<(&'static str, usize)>,
-    slots: usize,
-    user: Vec<usize>,
-    name: Vec<usize>,
-    time: Vec<usize>,
-    id: Vec<usize>,
-    kind: Option<usize>,
-    acting: Option<usize>,
-    /// For each object with properties: the slot of the first wanted one, and the kind of call that it is not for.
-    properties: Vec<(usize, Option<&'static str>)>,
-    naming_kinds: &'static [&'static str],
-    profile_kinds: &'static [&'static str],
-    profile_names: &'static [&'static str],
-}
-
-/// The properties that somebody asks for: the tracked ones first, by their index.
-struct Wanted(Vec<String>);
-
-/// The values that a record has, by slot.
-struct Found<'r, 'a> {
-    reader: &'r Reader,
-    slots: &'r [Given<'a>],
-    kind: Option<Cow<'a, str>>,
-}
-
 impl Decoder {
     /// Checks and compiles rules.
     ///
     /// # Errors
     /// Every problem at once, each with its path in the configuration.
     pub fn new(rules: EventRules) -> Result<Self, Vec<RulesProblem>> {
-        let problems = check(&rules);
+        let problems = rules.problems();
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut wanted = Wanted(rules.track.clone());
+        let mut wanted = Wanted::new(rules.track.clone());
         let activity = Matcher::new(&rules.activity, &mut wanted);
         let ignore = Matcher::new(&rules.ignore, &mut wanted);
         let mut optional = |list: &Option<EventList>| list.as_ref().map(|list| Matcher::new(list, &mut wanted));
@@ -133,16 +104,19 @@ impl Decoder {
             Some(binary) => match cloudevents::mode(record) {
                 cloudevents::Mode::Structured => (&self.main, true),
                 cloudevents::Mode::Binary { json } => (binary, json),
-                cloudevents::Mode::Batch => return Err(malformed("a batch of events in one record is not supported")),
+                cloudevents::Mode::Batch => {
+                    let message = "a batch of events in one record is not supported";
+                    return Err(Rejection::new(RejectReason::Malformed, message));
+                }
             },
         };
 
         let mut inline = [Given::Absent; INLINE_SLOTS];
         let mut heap = Vec::new();
-        let slots = if reader.slots <= INLINE_SLOTS {
-            &mut inline[..reader.slots]
+        let slots = if reader.slots() <= INLINE_SLOTS {
+            &mut inline[..reader.slots()]
         } else {
-            heap.resize(reader.slots, Given::Absent);
+            heap.resize(reader.slots(), Given::Absent);
             &mut heap[..]
         };
         reader.fill(record.headers, slots)?;
@@ -174,7 +148,7 @@ impl Decoder {
 
     fn user<'a>(&self, found: &Found<'_, 'a>) -> Result<Cow<'a, str>, Rejection> {
         let no_user = |message: &str| Err(Rejection::new(RejectReason::NoUser, message));
-        let Some(user_id) = found.first_text(&found.reader.user, "user id")? else {
+        let Some(user_id) = found.user()? else {
             return no_user("no user id that is a non-blank string or a number");
         };
         if user_id.len() > EventRules::MAX_USER_ID {
@@ -209,66 +183,6 @@ impl Decoder {
     }
 }
 
-/// What only shows when all rules are seen together.
-fn check(rules: &EventRules) -> Vec<RulesProblem> {
-    let mut problems = Vec::new();
-    let mut problem = |path: &str, message: String| problems.push(RulesProblem { path: path.to_owned(), message });
-    if rules.max_size == 0 {
-        problem("events.max_size", "must be greater than zero, or no record is accepted".to_owned());
-    }
-    if rules.max_future.as_millis() < 0 {
-        problem("events.max_future", "must not be negative".to_owned());
-    }
-    if rules.track.len() > EventRules::MAX_TRACKED {
-        let message = format!("{} properties, at most {} can be tracked", rules.track.len(), EventRules::MAX_TRACKED);
-        problem("properties.track", message);
-    }
-    for (index, property) in rules.track.iter().enumerate() {
-        if property.is_empty() {
-            problem(&format!("properties.track[{index}]"), "a property name must not be empty".to_owned());
-        } else if rules.track[..index].contains(property) {
-            problem(&format!("properties.track[{index}]"), format!("`{property}` is tracked already"));
-        }
-    }
-    if rules.campaign.is_some() && rules.win_back.is_none() {
-        problem("events.campaign_property", "names a campaign, but events.win_back lists no events".to_owned());
-    }
-    match (rules.preset, &rules.custom) {
-        (Preset::Custom, None) => {
-            problem("events.custom", "the custom preset needs the pointers user_id, name and time".to_owned());
-        }
-        (Preset::Custom, Some(custom)) => {
-            let fields = [
-                ("user_id", Some(&custom.user_id), false),
-                ("name", Some(&custom.name), false),
-                ("time", Some(&custom.time), false),
-                ("id", custom.id.as_ref(), false),
-                ("properties", custom.properties.as_ref(), true),
-            ];
-            for (field, pointer, may_be_root) in fields {
-                let Some(pointer) = pointer else { continue };
-                let path = format!("events.custom.{field}");
-                match parse_pointer(pointer) {
-                    Err(wrong) => problem(&path, format!("`{pointer}` is no pointer: {wrong}")),
-                    Ok(keys) if keys.is_empty() && !may_be_root => {
-                        problem(&path, "must point at a field, such as `/user`, not at the whole record".to_owned());
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
-        (other, Some(_)) => {
-            problem("events.custom", format!("is only for the custom preset, not for {}", other.as_str()));
-        }
-        (_, None) => {}
-    }
-    problems
-}
-
-fn malformed(message: impl Into<String>) -> Rejection {
-    Rejection::new(RejectReason::Malformed, message)
-}
-
 /// A null value: the key is the user to delete (SPEC section 6). A placeholder may be deleted: it may be in the state
 /// from before it was refused.
 fn deletion(key: Option<&[u8]>) -> Result<Decoded<'_>, Rejection> {
@@ -284,19 +198,9 @@ fn deletion(key: Option<&[u8]>) -> Result<Decoded<'_>, Rejection> {
     }
 }
 
-impl Wanted {
-    fn index(&mut self, property: &str) -> usize {
-        self.0.iter().position(|wanted| wanted == property).unwrap_or_else(|| {
-            self.0.push(property.to_owned());
-            self.0.len() - 1
-        })
-    }
-}
-
 impl Matcher {
     fn new(list: &EventList, wanted: &mut Wanted) -> Self {
-        let compile = |(property, value): &(String, FilterValue)| (wanted.index(property), value.clone());
-        let mut compile = compile;
+        let mut compile = |(property, value): &(String, FilterValue)| (wanted.index(property), value.clone());
         let patterns = list.patterns().iter();
         Self(patterns.map(|one| (one.name.clone(), one.filters.iter().map(&mut compile).collect())).collect())
     }
@@ -306,168 +210,6 @@ impl Matcher {
             pattern.matches(name) && filters.iter().all(|(property, value)| found.property(*property).equals(value))
         })
     }
-}
-
-impl Reader {
-    fn new(layout: &Layout, wanted: &Wanted) -> Self {
-        let mut reader = Self { profile_names: layout.profile_names, ..Self::default() };
-        let mut places = |places: &[Place]| places.iter().map(|place| reader.place(place)).collect::<Vec<_>>();
-        let (user, name, time, id) =
-            (places(&layout.user), places(&layout.name), places(&layout.time), places(&layout.id));
-        (reader.user, reader.name, reader.time, reader.id) = (user, name, time, id);
-        if let Some(kinds) = &layout.kind {
-            reader.kind = Some(reader.place(&kinds.place));
-            reader.naming_kinds = kinds.naming;
-            reader.profile_kinds = kinds.profile;
-        }
-        reader.acting = layout.acting.as_ref().map(|place| reader.place(place));
-        for source in &layout.properties {
-            let first = reader.slots;
-            let keys = parse_pointer(&source.pointer).expect("pointers were checked");
-            for property in &wanted.0 {
-                reader.outline.want(keys.iter().map(String::as_str).chain([property.as_str()]), reader.slots);
-                reader.slots += 1;
-            }
-            reader.properties.push((first, source.not_in_kind));
-        }
-        reader
-    }
-
-    fn place(&mut self, place: &Place) -> usize {
-        let slot = self.slots;
-        self.slots += 1;
-        match place {
-            Place::Header(name) => self.headers.push((name, slot)),
-            Place::Json(pointer) => {
-                let keys = parse_pointer(pointer).expect("pointers were checked");
-                self.outline.want(keys.iter().map(String::as_str), slot);
-            }
-        }
-        slot
-    }
-
-    fn fill<'a>(&self, headers: &[(&'a str, &'a [u8])], slots: &mut [Given<'a>]) -> Result<(), Rejection> {
-        for (wanted, slot) in &self.headers {
-            if let Some((_, value)) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)) {
-                let text = str::from_utf8(value).map_err(|_| malformed(format!("header {wanted} is not UTF-8")))?;
-                slots[*slot] = Given::Text(text);
-            }
-        }
-        Ok(())
-    }
-
-    fn parse<'a>(&self, value: &'a [u8], any_value: bool, slots: &mut [Given<'a>]) -> Result<(), Rejection> {
-        // Once for all: broken UTF-8 anywhere makes the record malformed, and parsing need not look again.
-        let text = str::from_utf8(value).map_err(|error| malformed(format!("value is not UTF-8: {error}")))?;
-        let first = text.bytes().find(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'));
-        match first {
-            None => return Err(malformed("value is empty")),
-            Some(b'{') => {}
-            Some(_) if any_value => {}
-            Some(_) => return Err(malformed("value is not a JSON object")),
-        }
-        if too_deep(text) {
-            return Err(malformed(format!("value nests deeper than {} levels", EventRules::MAX_DEPTH)));
-        }
-        self.outline.read(text, slots).map_err(|error| malformed(format!("value is not JSON: {error}")))
-    }
-}
-
-impl<'r, 'a> Found<'r, 'a> {
-    fn new(reader: &'r Reader, slots: &'r [Given<'a>]) -> Self {
-        let kind = reader.kind.and_then(|slot| match slots[slot].scalar() {
-            Scalar::Text(kind) => Some(kind),
-            _ => None,
-        });
-        Self { reader, slots, kind }
-    }
-
-    /// The first string that is not blank, or number as written.
-    fn first_text(&self, slots: &[usize], what: &str) -> Result<Option<Cow<'a, str>>, Rejection> {
-        for slot in slots {
-            match self.slots[*slot].scalar() {
-                Scalar::Text(text) if !is_blank(&text) => return Ok(Some(text)),
-                Scalar::Number(raw) => return Ok(Some(Cow::Borrowed(raw))),
-                Scalar::Broken => return Err(malformed(format!("{what} is no Unicode text"))),
-                Scalar::Text(_) | Scalar::Missing | Scalar::Other => {}
-            }
-        }
-        Ok(None)
-    }
-
-    fn id(&self) -> Result<Option<Cow<'a, str>>, Rejection> {
-        self.first_text(&self.reader.id, "id")
-    }
-
-    fn name(&self) -> Result<Cow<'a, str>, Rejection> {
-        let mut given = None;
-        for slot in &self.reader.name {
-            match self.slots[*slot].scalar() {
-                Scalar::Text(text) if !is_blank(&text) => {
-                    given = Some(text);
-                    break;
-                }
-                Scalar::Broken => return Err(malformed("event name is no Unicode text")),
-                Scalar::Text(_) | Scalar::Number(_) | Scalar::Missing | Scalar::Other => {}
-            }
-        }
-        let naming_kind = || self.kind.clone().filter(|kind| self.reader.naming_kinds.contains(&&**kind));
-        let Some(name) = given.or_else(naming_kind) else {
-            return Err(Rejection::new(RejectReason::NoName, "no event name that is a non-blank string"));
-        };
-        if name.len() > EventRules::MAX_NAME {
-            let message = format!("event name has {} bytes, at most {} are allowed", name.len(), EventRules::MAX_NAME);
-            return Err(Rejection::new(RejectReason::TooLarge, message));
-        }
-        Ok(name)
-    }
-
-    fn time(&self) -> Result<EventTime, Rejection> {
-        let mut message = "no time that is a string or a number";
-        for slot in &self.reader.time {
-            let time = match self.slots[*slot].scalar() {
-                Scalar::Text(text) => timestamp::from_text(&text),
-                Scalar::Number(raw) => timestamp::from_number(raw),
-                Scalar::Missing => continue,
-                Scalar::Broken | Scalar::Other => None,
-            };
-            if let Some(time) = time {
-                return Ok(time);
-            }
-            message = "time is neither RFC 3339, `YYYY-MM-DD HH:MM:SS[.f]`, nor seconds or milliseconds since 1970";
-        }
-        Err(Rejection::new(RejectReason::NoTime, message))
-    }
-
-    /// A wanted property, from the first object that has it.
-    fn property(&self, wanted: usize) -> Given<'a> {
-        for (first, not_in_kind) in &self.reader.properties {
-            let given = self.slots[first + wanted];
-            if given != Given::Absent && (not_in_kind.is_none() || *not_in_kind != self.kind.as_deref()) {
-                return given;
-            }
-        }
-        Given::Absent
-    }
-
-    fn campaign(&self, property: usize) -> Option<Cow<'a, str>> {
-        let campaign = match self.property(property).scalar() {
-            Scalar::Text(text) => text,
-            Scalar::Number(raw) => Cow::Borrowed(raw),
-            Scalar::Missing | Scalar::Broken | Scalar::Other => return None,
-        };
-        (!is_blank(&campaign) && campaign.len() <= EventRules::MAX_CAMPAIGN).then_some(campaign)
-    }
-
-    fn only_updates_profile(&self, name: &str) -> bool {
-        self.reader.profile_names.contains(&name)
-            || self.kind.as_deref().is_some_and(|kind| self.reader.profile_kinds.contains(&kind))
-            || self.reader.acting.is_some_and(|slot| self.slots[slot].is_false())
-    }
-}
-
-fn is_blank(text: &str) -> bool {
-    text.trim_ascii().is_empty()
 }
 
 #[cfg(test)]

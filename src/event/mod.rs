@@ -3,13 +3,14 @@
 //! Decoding borrows from the record's bytes; nothing is copied on the path of an ordinary event. Bad input is data, not
 //! an error: a record that is no event becomes a [`Rejection`] with a bounded reason code.
 //!
-//! A preset is a table of places ([`preset`]), compiled together with the wanted properties into one [`outline`] that
-//! picks everything up in a single pass over the bytes; [`decoder`] then judges what was found. So a new input format
+//! A preset is a table of places (`preset`), compiled together with the wanted properties into one `outline` that
+//! picks everything up in a single pass over the bytes; `decoder` then judges what was found. So a new input format
 //! is one more table, and all formats share the same limits, time formats and treatment of hostile input.
 
 mod decoder;
 mod outline;
 mod preset;
+mod reader;
 mod rules;
 mod timestamp;
 mod value;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::outline::parse_pointer;
 use crate::time::Span;
 
 /// How a record maps to the canonical event.
@@ -192,6 +193,72 @@ impl EventRules {
         "{}",
         "00000000-0000-0000-0000-000000000000",
     ];
+
+    /// What only shows when all rules are seen together.
+    pub(super) fn problems(&self) -> Vec<RulesProblem> {
+        let mut problems = Vec::new();
+        let mut problem = |path: &str, message: String| problems.push(RulesProblem { path: path.to_owned(), message });
+        if self.activity.0.is_empty() {
+            problem(
+                "events.activity",
+                "lists no events, so nobody would ever be active; `*` is every event".to_owned(),
+            );
+        }
+        if self.max_size == 0 {
+            problem("events.max_size", "must be greater than zero, or no record is accepted".to_owned());
+        }
+        if self.max_future.as_millis() < 0 {
+            problem("events.max_future", "must not be negative".to_owned());
+        }
+        if self.track.len() > EventRules::MAX_TRACKED {
+            let message =
+                format!("{} properties, at most {} can be tracked", self.track.len(), EventRules::MAX_TRACKED);
+            problem("properties.track", message);
+        }
+        for (index, property) in self.track.iter().enumerate() {
+            if property.is_empty() {
+                problem(&format!("properties.track[{index}]"), "a property name must not be empty".to_owned());
+            } else if self.track[..index].contains(property) {
+                problem(&format!("properties.track[{index}]"), format!("`{property}` is tracked already"));
+            }
+        }
+        if self.campaign.is_some() && self.win_back.is_none() {
+            problem("events.campaign_property", "names a campaign, but events.win_back lists no events".to_owned());
+        }
+        match (self.preset, &self.custom) {
+            (Preset::Custom, None) => {
+                problem("events.custom", "the custom preset needs the pointers user_id, name and time".to_owned());
+            }
+            (Preset::Custom, Some(custom)) => {
+                let fields = [
+                    ("user_id", Some(&custom.user_id), false),
+                    ("name", Some(&custom.name), false),
+                    ("time", Some(&custom.time), false),
+                    ("id", custom.id.as_ref(), false),
+                    ("properties", custom.properties.as_ref(), true),
+                ];
+                for (field, pointer, may_be_root) in fields {
+                    let Some(pointer) = pointer else { continue };
+                    let path = format!("events.custom.{field}");
+                    match parse_pointer(pointer) {
+                        Err(wrong) => problem(&path, format!("`{pointer}` is no pointer: {wrong}")),
+                        Ok(keys) if keys.is_empty() && !may_be_root => {
+                            problem(
+                                &path,
+                                "must point at a field, such as `/user`, not at the whole record".to_owned(),
+                            );
+                        }
+                        Ok(_) => {}
+                    }
+                }
+            }
+            (other, Some(_)) => {
+                problem("events.custom", format!("is only for the custom preset, not for {}", other.as_str()));
+            }
+            (_, None) => {}
+        }
+        problems
+    }
 }
 
 /// SPEC section 1's defaults.

@@ -135,9 +135,11 @@ mod tests {
         assert_eq!(found, "u2 | inner | +0 | id c2 | activity+activation+core");
     }
 
+    type Headers<'a> = &'a [(&'a str, &'a [u8])];
+
     #[test]
     fn broken_headers_are_malformed_and_missing_ones_named() {
-        let cases: [(&[(&str, &[u8])], &str); 3] = [
+        let cases: [(Headers<'_>, &str); 3] = [
             (&[("ce_specversion", b"1.0"), ("ce_type", b"\xff"), ("ce_subject", b"u1")], "malformed"),
             (&[("ce_specversion", b"1.0"), ("ce_type", b"t"), ("ce_subject", b"")], "no_user"),
             (

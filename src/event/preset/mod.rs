@@ -65,6 +65,8 @@ const fn source(pointer: &'static str) -> Source {
 /// What the tables of all presets are written in.
 #[cfg(test)]
 pub(super) mod table {
+    use std::fmt::Write as _;
+
     use crate::event::{Decoded, Decoder, Event, EventList, EventRules, Preset, Record};
     use crate::time::WallTime;
 
@@ -100,7 +102,7 @@ pub(super) mod table {
     fn line(event: &Event<'_>) -> String {
         let mut line = format!("{} | {} | {:+}", event.user_id, event.name, event.time.as_millis() - MOMENT);
         if let Some(id) = &event.id {
-            line += &format!(" | id {id}");
+            write!(line, " | id {id}").expect("a string takes all");
         }
         let roles = [
             (event.roles.activity, "activity"),
@@ -109,12 +111,13 @@ pub(super) mod table {
             (event.roles.win_back, "win_back"),
         ];
         let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
-        line += &format!(" | {}", if roles.is_empty() { "nothing".to_owned() } else { roles.join("+") });
+        let roles = if roles.is_empty() { "nothing".to_owned() } else { roles.join("+") };
+        write!(line, " | {roles}").expect("a string takes all");
         for (index, value) in &event.tracked {
-            line += &format!(" | {index}={value}");
+            write!(line, " | {index}={value}").expect("a string takes all");
         }
         if let Some(campaign) = &event.campaign {
-            line += &format!(" | campaign {campaign}");
+            write!(line, " | campaign {campaign}").expect("a string takes all");
         }
         line
     }
