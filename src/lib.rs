@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
