@@ -4,6 +4,7 @@ pub mod config;
 pub mod clock;
 pub mod event;
 pub mod kafka;
+pub mod generate;
 pub mod lifecycle;
 pub mod rules;
 pub mod shard;
