@@ -3,12 +3,13 @@
 pub mod config;
 pub mod clock;
 pub mod event;
+pub mod http;
 pub mod kafka;
 pub mod generate;
 pub mod lifecycle;
+pub mod metrics;
 pub mod rules;
 pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
-pub mod metrics;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prometheus::core::Collector as _;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -17,6 +18,7 @@ use prometheus::{
 
 use crate::event::RejectReason;
 use crate::lifecycle::{Reason, State};
+use crate::shard::effect::{Counts, RecordOutcome};
 use crate::time::Span;
 
 /// From one state to another; `None` is outside: before entering, and after being forgotten or deleted.
@@ -57,23 +59,6 @@ const USUAL_TRANSITIONS: &[(Option<State>, Option<State>, Reason)] = {
         (Some(Active), None, Request),
     ]
 };
-
-/// What became of a record of the input topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventOutcome {
-    /// Activity, in order.
-    Counted,
-    /// No activity; it only set tracked properties.
-    PropertiesOnly,
-    /// Activity, older than what was known.
-    Late,
-    /// Its id was among the user's last ones.
-    Duplicate,
-    /// A request to delete a user.
-    Deletion,
-    /// Went to the dead-letter topic.
-    Rejected,
-}
 
 /// Why uncommitted work was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,7 +242,7 @@ impl Metrics {
         for (from, to, reason) in USUAL_TRANSITIONS {
             self.transitioned(*from, *to, *reason, 0);
         }
-        for outcome in EventOutcome::ALL {
+        for outcome in RecordOutcome::ALL {
             self.read(outcome, 0);
         }
         for reason in RejectReason::ALL {
@@ -270,29 +255,23 @@ impl Metrics {
 
     // --- Verbs of the worker: after a commit, once per batch.
 
-    /// `count` records of the input had this outcome.
-    pub fn read(&self, outcome: EventOutcome, count: u64) {
-        self.events.with_label_values(&[outcome.as_str()]).inc_by(count);
-    }
-
-    /// `count` users went this way.
-    pub fn transitioned(&self, from: Option<State>, to: Option<State>, reason: Reason, count: u64) {
-        self.transitions.with_label_values(&[state_label(from), state_label(to), reason.as_str()]).inc_by(count);
-    }
-
-    /// `count` records went to the dead-letter topic. (Also count them with [`EventOutcome::Rejected`].)
-    pub fn rejected(&self, reason: RejectReason, count: u64) {
-        self.dead_letters.with_label_values(&[reason.as_str()]).inc_by(count);
-    }
-
-    /// A user came back after so long an absence (SPEC-WINBACK section 10).
-    pub fn returned(&self, away: Span) {
-        self.absence.observe(away.as_days());
-    }
-
-    /// A timer fired so long after it was due; a negative span counts as none.
-    pub fn timer_fired(&self, late: Span) {
-        self.timer_lateness.observe(seconds(late).max(0.0));
+    /// All that a committed batch counted.
+    pub fn counted(&self, counts: &Counts) {
+        for outcome in RecordOutcome::ALL {
+            self.read(outcome, counts.records(outcome));
+        }
+        for (from, to, reason, count) in counts.transitions() {
+            self.transitioned(from, to, reason, count);
+        }
+        for reason in RejectReason::ALL {
+            self.rejected(reason, counts.dead_letters(reason));
+        }
+        for late in &counts.timer_lateness {
+            self.timer_lateness.observe(seconds(*late).max(0.0));
+        }
+        for away in &counts.away {
+            self.absence.observe(away.as_days());
+        }
     }
 
     /// The effects of a record were committed so long after its timestamp; a negative span counts as none.
@@ -308,6 +287,18 @@ impl Metrics {
     /// Uncommitted work was dropped.
     pub fn aborted(&self, cause: AbortCause) {
         self.aborts.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    fn read(&self, outcome: RecordOutcome, count: u64) {
+        self.events.with_label_values(&[outcome.as_str()]).inc_by(count);
+    }
+
+    fn transitioned(&self, from: Option<State>, to: Option<State>, reason: Reason, count: u64) {
+        self.transitions.with_label_values(&[state_label(from), state_label(to), reason.as_str()]).inc_by(count);
+    }
+
+    fn rejected(&self, reason: RejectReason, count: u64) {
+        self.dead_letters.with_label_values(&[reason.as_str()]).inc_by(count);
     }
 
     // --- Verbs of the HTTP edge.
@@ -341,7 +332,7 @@ impl Metrics {
     }
 
     /// The shards that this instance holds now; those it gave up disappear.
-    pub fn observe_shards(&self, shards: &[ShardReading]) {
+    pub fn observe_shards<'a>(&self, shards: impl IntoIterator<Item = &'a ShardReading>) {
         let mut counts = [0_i64; 3];
         for vec in [&self.lag, &self.guard, &self.restore_done, &self.restore_expected] {
             vec.reset();
@@ -390,7 +381,7 @@ impl Metrics {
     #[must_use]
     pub fn flows(&self) -> BTreeMap<Flow, u64> {
         let mut flows = BTreeMap::new();
-        for metric in self.transitions.collect().iter().flat_map(|family| family.get_metric()) {
+        for metric in self.transitions.collect().iter().flat_map(MetricFamily::get_metric) {
             let state = |name: &str| {
                 let label = metric.get_label().iter().find(|label| label.name() == name)?;
                 State::ALL.into_iter().find(|state| state.as_str() == label.value())
@@ -418,25 +409,6 @@ impl Metrics {
     #[must_use]
     pub fn names(&self) -> BTreeSet<String> {
         self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
-    }
-}
-
-impl EventOutcome {
-    /// Every outcome.
-    pub const ALL: [Self; 6] =
-        [Self::Counted, Self::PropertiesOnly, Self::Late, Self::Duplicate, Self::Deletion, Self::Rejected];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counted => "counted",
-            Self::PropertiesOnly => "properties_only",
-            Self::Late => "late",
-            Self::Duplicate => "duplicate",
-            Self::Deletion => "deletion",
-            Self::Rejected => "rejected",
-        }
     }
 }
 

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State as Extract};
+use axum::extract::State as Extract;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
-use crate::http::problem::Problem;
+use crate::http::problem::{Params, Problem};
 use crate::lifecycle::State;
 use crate::time::WallTime;
 
 /// Cohort sizes of this instance, as of the last commits.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the answer holds the list under its own name")]
 pub struct Cohorts {
     /// Now, RFC 3339.
     at: String,
@@ -142,7 +143,7 @@ pub async fn now(Extract(api): Extract<Arc<Api>>) -> Json<Cohorts> {
 ))]
 pub async fn history(
     Extract(api): Extract<Arc<Api>>,
-    Query(period): Query<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<CohortHistory>, Problem> {
     let from = period.start(api.clock.now())?;
     let (points, step) = api.history.sizes(from.unwrap_or(WallTime::from_millis(i64::MIN)));
@@ -175,7 +176,7 @@ pub async fn history(
 ))]
 pub async fn flows(
     Extract(api): Extract<Arc<Api>>,
-    Query(period): Query<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<FlowReport>, Problem> {
     let now = api.clock.now();
     let began = api.history.began();

@@ -68,8 +68,11 @@ mod tests {
                 continue;
             }
             let quoted = text.split(['"', '\'', '`']).skip(1).step_by(2);
-            for reference in quoted.filter(|word| word.ends_with(".js") || word.ends_with(".css")) {
-                let wanted = reference.strip_prefix("./").map_or_else(|| format!("/{reference}"), |file| format!("/console/{file}"));
+            let is_part = |word: &&str| matches!(word.rsplit_once('.'), Some((_, "js" | "css")));
+            for reference in quoted.filter(is_part) {
+                let wanted = reference
+                    .strip_prefix("./")
+                    .map_or_else(|| format!("/{reference}"), |file| format!("/console/{file}"));
                 assert!(PARTS.iter().any(|(path, ..)| *path == wanted), "{path} ({media}) names {wanted}");
             }
             let foreign = text.replace("http://www.w3.org/2000/svg", "");

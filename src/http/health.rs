@@ -32,8 +32,7 @@ pub struct Health {
 pub async fn alive(Extract(api): Extract<Arc<Api>>) -> (StatusCode, Json<Health>) {
     let view = api.view();
     let stopped = view.shards.iter().any(|shard| shard.reading.phase == ShardPhase::Stopped);
-    let (code, status) =
-        if stopped { (StatusCode::SERVICE_UNAVAILABLE, "stopped") } else { (StatusCode::OK, "ok") };
+    let (code, status) = if stopped { (StatusCode::SERVICE_UNAVAILABLE, "stopped") } else { (StatusCode::OK, "ok") };
     (code, Json(Health { status, shards: view.shards.len(), running: view.running() }))
 }
 

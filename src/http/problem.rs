@@ -3,9 +3,12 @@
 //! A problem tells what failed, on what, and what to do; never an inner error's text with paths or addresses.
 
 use axum::Json;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 /// One problem (RFC 9457 section 3).
@@ -48,6 +51,7 @@ impl Problem {
     }
 
     /// 404: there is no such route.
+    #[must_use]
     pub fn no_route(path: &str) -> Self {
         let detail = format!("there is nothing at {path}; /openapi.json lists what there is");
         Self::new(StatusCode::NOT_FOUND, "/problems/no-route", "No such route", detail)
@@ -81,7 +85,12 @@ impl Problem {
 
     /// 421: another instance owns the user.
     pub fn elsewhere(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::MISDIRECTED_REQUEST, "/problems/another-instance", "Another instance owns the user", detail)
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "/problems/another-instance",
+            "Another instance owns the user",
+            detail,
+        )
     }
 
     /// 500: our fault, or the disk's.
@@ -108,5 +117,18 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         response
+    }
+}
+
+/// Query parameters; what does not parse is a [`Problem`] instead of plain text.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let parsed = Query::try_from_uri(&parts.uri).map(|Query(value)| Self(value));
+        parsed.map_err(|rejection| Problem::bad_request(rejection.body_text()))
     }
 }

@@ -14,6 +14,7 @@ use crate::metrics::ShardReading;
 
 /// The shards of this instance.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the answer holds the list under its own name")]
 pub struct Shards {
     /// The owner of all of them.
     instance_id: String,

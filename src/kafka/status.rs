@@ -153,6 +153,12 @@ impl Status {
         inner.joined.len() == self.workers && inner.shards.values().all(|shard| shard.phase == Phase::Running)
     }
 
+    /// Whether every worker has got an assignment from the group, if only an empty one.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.read().joined.len() == self.workers
+    }
+
     /// The number of input partitions is known.
     pub fn set_input_partitions(&self, count: i32) {
         self.write().input_partitions = Some(count);
