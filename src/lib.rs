@@ -1,7 +1,7 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
-pub mod config;
 pub mod clock;
+pub mod config;
 pub mod event;
 pub mod http;
 pub mod kafka;
