@@ -5,6 +5,7 @@ pub mod config;
 pub mod event;
 pub mod http;
 pub mod kafka;
+pub mod generate;
 pub mod lifecycle;
 pub mod metrics;
 pub mod rules;
