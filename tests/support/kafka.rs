@@ -102,6 +102,15 @@ impl Broker {
             .collect()
     }
 
+    /// Waits until a consumer group is settled and has so many members.
+    pub(crate) fn wait_for_members(&self, group: &str, members: usize) {
+        let consumer: BaseConsumer = self.client().create().expect("a client");
+        eventually(&format!("{members} members in {group}"), || {
+            let Ok(list) = consumer.fetch_group_list(Some(group), REQUEST) else { return false };
+            list.groups().iter().any(|group| group.state() == "Stable" && group.members().len() == members)
+        });
+    }
+
     /// Sends records and waits until each is delivered.
     pub(crate) fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
         let sender = self.sender();

@@ -2,6 +2,9 @@
 
 pub(crate) mod cases;
 pub(crate) mod compare;
+pub(crate) mod flow;
+pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod model;
 pub(crate) mod rig;
+pub(crate) mod schema;
