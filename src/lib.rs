@@ -3,9 +3,9 @@
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod generate;
 pub mod http;
 pub mod kafka;
-pub mod generate;
 pub mod lifecycle;
 pub mod metrics;
 pub mod rules;

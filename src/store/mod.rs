@@ -78,7 +78,9 @@ pub trait Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// RocksDB said no (disk full, damaged files, no permission).
-    #[error("the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again")]
+    #[error(
+        "the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again"
+    )]
     Database {
         /// The folder.
         path: String,
@@ -86,13 +88,17 @@ pub enum StoreError {
         source: rocksdb::Error,
     },
     /// A stored value does not decode.
-    #[error("stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog")]
+    #[error(
+        "stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog"
+    )]
     Damaged {
         /// Which value, and why.
         what: String,
     },
     /// A stored value has a version that this build does not know.
-    #[error("stored state of {what} has version {version}, and this build knows up to {known}: start the newer Ebbtide again")]
+    #[error(
+        "stored state of {what} has version {version}, and this build knows up to {known}: start the newer Ebbtide again"
+    )]
     UnknownVersion {
         /// Which value.
         what: &'static str,

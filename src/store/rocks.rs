@@ -51,7 +51,11 @@ impl Database {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn flush_older_than(&self, age: std::time::Duration, since_start: std::time::Duration) -> Result<bool, StoreError> {
+    pub fn flush_older_than(
+        &self,
+        age: std::time::Duration,
+        since_start: std::time::Duration,
+    ) -> Result<bool, StoreError> {
         todo!("{age:?} {since_start:?}")
     }
 

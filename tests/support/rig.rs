@@ -124,8 +124,7 @@ impl<'a> Rig<'a> {
     fn disturb(&mut self) {
         if self.rng.random_bool(0.3) {
             let budget = self.rng.random_range(1..4);
-            let _: Progress =
-                self.shard.advance(self.wall, false, budget, &mut self.effects).expect("advanced");
+            let _: Progress = self.shard.advance(self.wall, false, budget, &mut self.effects).expect("advanced");
         }
         match self.rng.random_range(0..100) {
             0..40 => self.commit(false),
