@@ -1,7 +1,6 @@
 //! Bad input, thousands of it, through a real broker (issue 2, "What it must show", 5): each record in the dead-letter
 //! topic with its reason, bytes unchanged, once; the shard alive, and nothing else lost.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;
@@ -14,6 +13,7 @@ use support::flow::Sent;
 use support::instance::Deployment;
 use support::kafka::{Broker, Message};
 use support::model::{Input, ModelEvent};
+use support::seed;
 
 const PARTITIONS: i32 = 2;
 const HOSTILE: usize = 4_000;
@@ -71,7 +71,7 @@ fn hostile(rng: &mut ChaCha8Rng, number: usize) -> (Message, &'static str) {
             "too_large",
         ),
     };
-    let key = (number % 3 > 0).then(|| random_bytes(rng));
+    let key = (!number.is_multiple_of(3)).then(|| random_bytes(rng));
     let headers = vec![("trace".to_owned(), number.to_string().into_bytes())];
     (Message { key, value, headers, ..Message::default() }, reason)
 }
@@ -92,8 +92,7 @@ fn hostile_records_become_dead_letters_with_their_reason_and_nothing_else_suffer
     let mut instance = deployment.instance("one");
     instance.start();
 
-    let seed = rand::random();
-    eprintln!("seed {seed}");
+    let seed = seed("hostile records");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut sent = Sent::new(PARTITIONS);
     let sender = broker.sender();

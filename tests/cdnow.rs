@@ -1,7 +1,6 @@
 //! The recorded customers of a shop through a real broker (issue 2, "What it must show", 1): with 1 and with 12
 //! partitions, the transitions are the recorded ones.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use std::collections::BTreeSet;

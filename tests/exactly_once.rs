@@ -1,7 +1,6 @@
 //! Exactly once, on a real broker (issue 2, "What it must show", 3): killed at random moments, its disk lost, instances
 //! joining and leaving, and in the end exactly the model's transitions, none lost, none doubled.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use support::flow::{Flow, Sent};
 use support::instance::{Deployment, Instance};
 use support::kafka::{Broker, Reader};
+use support::seed;
 
 const PARTITIONS: i32 = 4;
 const USERS: usize = 400;
@@ -83,7 +83,9 @@ impl Drop for StopOnDrop<'_> {
 fn wait_for_progress(reader: &mut Reader, instances: &mut [&mut Instance], count: usize) {
     let enough = reader.messages.len() + count;
     reader.read_until("more transitions", |messages| {
-        instances.iter_mut().for_each(|instance| instance.assert_alive());
+        for instance in instances.iter_mut() {
+            instance.assert_alive();
+        }
         messages.len() >= enough
     });
 }
@@ -93,7 +95,9 @@ fn settle(broker: &Broker, deployment: &Deployment, sent: &Sent, along: &mut Rea
     let (policy, time) = rules();
     let expected = sent.expected(&policy, &time);
     along.read_until("all transitions", |messages| {
-        instances.iter_mut().for_each(|instance| instance.assert_alive());
+        for instance in instances.iter_mut() {
+            instance.assert_alive();
+        }
         messages.len() >= expected.transitions.len()
     });
     for instance in instances {
@@ -113,7 +117,7 @@ fn killed_at_random_moments_it_loses_nothing_and_doubles_nothing() {
     let deployment = deployment(broker, "killed");
     let mut along = broker.reader(&deployment.transitions());
     let mut instance = deployment.instance("one");
-    let seed = rand::random();
+    let seed = seed("kills");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let sent = while_events_flow(broker, &deployment, seed, || {
         for kill in 0..KILLS {
@@ -140,7 +144,7 @@ fn instances_join_and_leave_and_nothing_is_lost_or_doubled() {
     let deployment = deployment(broker, "shared-out");
     let mut along = broker.reader(&deployment.transitions());
     let (mut one, mut two) = (deployment.instance("one"), deployment.instance("two"));
-    let sent = while_events_flow(broker, &deployment, rand::random(), || {
+    let sent = while_events_flow(broker, &deployment, seed("joining and leaving"), || {
         one.start();
         wait_for_progress(&mut along, &mut [&mut one], 200);
 

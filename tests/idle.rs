@@ -1,7 +1,6 @@
 //! Silence (SPEC section 4; issue 2, "What it must show", 4): an outage with unread events behind it declares nobody
 //! gone, a record from 2099 moves no clock, and a dead producer does not churn the user base.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;

@@ -5,14 +5,13 @@
 //! A failure names its seed; `EBBTIDE_SEED=n cargo test --test model` runs that case alone, `EBBTIDE_CASES=n` more or
 //! fewer of them.
 
-#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;
 
 use ebbtide::event::{Decoded, Record};
 use ebbtide::lifecycle::user::{Fate, Outcome};
-use ebbtide::lifecycle::{Change, Sink, User};
+use ebbtide::lifecycle::{Change, Sink, State, User};
 use ebbtide::rules::Rules;
 use ebbtide::time::{EventTime, WallTime};
 use serde_json::{Value, json};
@@ -79,8 +78,8 @@ impl Sink for Scribe<'_> {
             "id": format!("{user_id}:{}", change.seq),
             "seq": change.seq,
             "user_id": user_id,
-            "from": change.from.map(|state| state.as_str()),
-            "to": change.to.map(|state| state.as_str()),
+            "from": change.from.map(State::as_str),
+            "to": change.to.map(State::as_str),
             "kind": change.kind.as_str(),
             "reason": change.reason.as_str(),
             "effective_at": time(Some(change.effective_at)),

@@ -84,7 +84,6 @@ impl Sent {
 
 impl Flow {
     pub(crate) fn new(broker: &Broker, topic: &str, partitions: i32, users: usize, seed: u64) -> Self {
-        eprintln!("{topic}: seed {seed}");
         Self {
             topic: topic.to_owned(),
             sender: broker.sender(),

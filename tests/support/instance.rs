@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::kafka::{Broker, eventually, temporary_folder};
 
+/// The program under test; `None` only where there is no binary to build.
+const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_ebbtide");
 /// SPEC issue 2: SIGTERM to exit. A loaded machine gets a little more before the test calls it a hang.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 
@@ -119,7 +121,7 @@ listen = "{http}"
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let child = Command::new(Path::new(env!("CARGO_BIN_EXE_ebbtide")))
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
