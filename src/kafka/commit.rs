@@ -76,12 +76,13 @@ pub enum Input {
     Resolved(Outcome),
 }
 
-/// How long the action took.
+/// How the action went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// As usual.
+    /// As usual: every request was answered over the connection that it was sent on.
     Quick,
-    /// So long that a request of it may have been repeated, and a copy may still be on its way.
+    /// A request of it may have been repeated, and the first copy may still be on its way: the call took long, or a
+    /// connection was lost meanwhile. The clock alone does not tell, as a repeated request can be answered at once.
     Slow,
 }
 
@@ -105,6 +106,30 @@ pub enum Outcome {
     DidNotTake,
     /// Somebody else's is there.
     Foreign,
+}
+
+impl Outcome {
+    /// What one shard's offset says: `before` is what was there when the shard was sealed, `after` is what the commit
+    /// would put there, `seen` is what is there. All three are offset *and* metadata that names the commit: when only
+    /// time has passed, the offset does not move.
+    #[must_use]
+    pub fn of<T: PartialEq>(before: &T, after: &T, seen: &T) -> Self {
+        if seen == after {
+            Self::Took
+        } else if seen == before {
+            Self::DidNotTake
+        } else {
+            Self::Foreign
+        }
+    }
+
+    /// What all shards of a commit say together. A transaction is atomic: where they disagree, somebody else was there.
+    #[must_use]
+    pub fn of_all(outcomes: impl IntoIterator<Item = Self>) -> Self {
+        let mut outcomes = outcomes.into_iter();
+        let first = outcomes.next().unwrap_or(Self::Foreign);
+        if outcomes.all(|outcome| outcome == first) { first } else { Self::Foreign }
+    }
 }
 
 /// What to do next.
@@ -443,6 +468,18 @@ mod tests {
             assert_eq!(actions.last(), Some(&Action::Rejoin), "{state:?}");
             assert!(!actions[..actions.len() - 1].contains(&Action::Rejoin), "{state:?}");
         }
+    }
+
+    #[test]
+    fn offset_and_metadata_together_are_the_witness() {
+        let (before, after) = ((7, "a"), (7, "b"));
+        assert_eq!(Outcome::of(&before, &after, &after), Outcome::Took);
+        assert_eq!(Outcome::of(&before, &after, &before), Outcome::DidNotTake);
+        assert_eq!(Outcome::of(&before, &after, &(7, "c")), Outcome::Foreign);
+        let all = |outcomes: &[Outcome]| Outcome::of_all(outcomes.iter().copied());
+        assert_eq!(all(&[Outcome::Took, Outcome::Took]), Outcome::Took);
+        assert_eq!(all(&[Outcome::Took, Outcome::DidNotTake]), Outcome::Foreign);
+        assert_eq!(all(&[]), Outcome::Foreign);
     }
 
     #[test]

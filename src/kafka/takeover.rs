@@ -34,7 +34,7 @@ pub enum Replay {
 /// Why a local copy cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The changelog starts after the local position: deletions in between are missing.
+    /// The local position is so old that deletions after it may be gone from the changelog: users who left would stay.
     FellBehind,
     /// The changelog ends before the local position: it is another one, or was cut.
     ChangelogCut,
@@ -42,14 +42,18 @@ pub enum Unusable {
 
 /// Decides what to replay. `local` is the changelog offset that the local copy reaches to, `start` and `end` are the
 /// changelog's first offset and high watermark.
+///
+/// `whole` is the first offset that is younger than the changelog's `delete.retention.ms` (`end` if there is none).
+/// Compaction drops older deletions without moving `start`, so a copy that ends before `whole` may hold users whose
+/// deletion can no longer be read: a disk that comes back after days would bring them back.
 #[must_use]
-pub fn replay(local: Option<i64>, start: i64, end: i64) -> Replay {
+pub fn replay(local: Option<i64>, start: i64, whole: i64, end: i64) -> Replay {
     match local {
         None if start >= end => Replay::Nothing,
         None => Replay::All { from: start, because: None },
         Some(local) if local == end => Replay::Nothing,
         Some(local) if local > end => Replay::All { from: start, because: Some(Unusable::ChangelogCut) },
-        Some(local) if local < start => Replay::All { from: start, because: Some(Unusable::FellBehind) },
+        Some(local) if local < start.max(whole) => Replay::All { from: start, because: Some(Unusable::FellBehind) },
         Some(local) => Replay::Tail { from: local },
     }
 }
@@ -189,21 +193,25 @@ mod tests {
     #[test]
     fn the_local_copy_is_used_exactly_when_the_changelog_reaches_around_it() {
         let table = [
-            // (local, start, end, replay)
-            (None, 0, 0, Replay::Nothing),
-            (None, 7, 7, Replay::Nothing),
-            (None, 0, 5, Replay::All { from: 0, because: None }),
-            (None, 3, 5, Replay::All { from: 3, because: None }),
-            (Some(5), 0, 5, Replay::Nothing),
-            (Some(4), 0, 5, Replay::Tail { from: 4 }),
-            (Some(3), 3, 5, Replay::Tail { from: 3 }),
-            (Some(2), 3, 5, Replay::All { from: 3, because: Some(Unusable::FellBehind) }),
-            (Some(6), 0, 5, Replay::All { from: 0, because: Some(Unusable::ChangelogCut) }),
-            (Some(6), 0, 0, Replay::All { from: 0, because: Some(Unusable::ChangelogCut) }),
-            (Some(2), 5, 5, Replay::All { from: 5, because: Some(Unusable::FellBehind) }),
+            // (local, start, whole, end, replay)
+            (None, 0, 0, 0, Replay::Nothing),
+            (None, 7, 7, 7, Replay::Nothing),
+            (None, 0, 0, 5, Replay::All { from: 0, because: None }),
+            (None, 3, 3, 5, Replay::All { from: 3, because: None }),
+            (Some(5), 0, 0, 5, Replay::Nothing),
+            (Some(4), 0, 0, 5, Replay::Tail { from: 4 }),
+            (Some(3), 3, 3, 5, Replay::Tail { from: 3 }),
+            (Some(2), 3, 3, 5, Replay::All { from: 3, because: Some(Unusable::FellBehind) }),
+            (Some(6), 0, 0, 5, Replay::All { from: 0, because: Some(Unusable::ChangelogCut) }),
+            (Some(6), 0, 0, 0, Replay::All { from: 0, because: Some(Unusable::ChangelogCut) }),
+            (Some(2), 5, 5, 5, Replay::All { from: 5, because: Some(Unusable::FellBehind) }),
+            (Some(4), 0, 4, 5, Replay::Tail { from: 4 }),
+            (Some(3), 0, 4, 5, Replay::All { from: 0, because: Some(Unusable::FellBehind) }),
+            (None, 0, 4, 5, Replay::All { from: 0, because: None }),
+            (Some(5), 0, 5, 5, Replay::Nothing),
         ];
-        for (local, start, end, expected) in table {
-            assert_eq!(replay(local, start, end), expected, "local {local:?} in {start}..{end}");
+        for (local, start, whole, end, expected) in table {
+            assert_eq!(replay(local, start, whole, end), expected, "local {local:?} in {start}..{end}, whole from {whole}");
         }
     }
 
