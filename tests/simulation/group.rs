@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broker::{Refusal, Time};
+use crate::broker::{Refusal, Time, index};
 
 /// After this long without a heartbeat a member is dead.
 pub(crate) const SESSION_TIMEOUT: Time = 1_500;
+/// How long an assignment may be on its way.
+const SYNC_GRACE: Time = 400;
 /// How long a rebalance waits for the members.
 const REBALANCE_TIMEOUT: Time = 2_500;
 
@@ -47,6 +49,7 @@ pub(crate) enum Beat {
     Fine,
     /// Join again.
     Rebalancing,
+    /// The group does not know the member, or not in this generation.
     Unknown,
     /// Somebody else has the same static name.
     Fenced,
@@ -67,7 +70,12 @@ pub(crate) struct Group {
     members: BTreeMap<usize, Member>,
     /// The deadline of the rebalance that is going on.
     rebalance: Option<Time>,
+    /// When the last one was over, or a static member came back.
+    completed: Time,
     partitions: i32,
+    /// The last generation withheld partitions until their owners let go. A real coordinator keeps the generation even
+    /// then when a static member comes back, and the partitions stay without an owner until something else moves.
+    withheld: bool,
     next_member: u64,
     stable: BTreeMap<i32, (i64, Note)>,
     pending: BTreeMap<usize, Vec<Offset>>,
@@ -81,7 +89,9 @@ impl Group {
             generation: 0,
             members: BTreeMap::new(),
             rebalance: None,
+            completed: 0,
             partitions: i32::try_from(partitions).expect("a few"),
+            withheld: false,
             next_member: 0,
             stable: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -97,11 +107,13 @@ impl Group {
             member.id = id;
             member.seen = now;
             member.owned.clear();
-            if self.rebalance.is_none() {
+            if self.rebalance.is_none() && !self.withheld {
+                self.completed = now;
                 let (generation, partitions) = (self.generation, member.assigned.clone());
                 self.syncs.push(Sync { member: id, generation, partitions });
             } else {
-                member.joined = true;
+                self.begin_rebalance(now);
+                self.members.get_mut(&instance).expect("just seen").joined = true;
             }
         } else {
             let (owned, assigned) = (BTreeSet::new(), BTreeSet::new());
@@ -132,13 +144,19 @@ impl Group {
         }
     }
 
-    pub(crate) fn heartbeat(&mut self, instance: usize, id: u64, now: Time) -> Beat {
+    pub(crate) fn heartbeat(&mut self, instance: usize, id: u64, generation: Option<u64>, now: Time) -> Beat {
         let Some(member) = self.members.get_mut(&instance) else { return Beat::Unknown };
         if member.id != id {
             return Beat::Fenced;
         }
         member.seen = now;
-        if self.rebalance.is_some() && !member.joined { Beat::Rebalancing } else { Beat::Fine }
+        match self.rebalance {
+            Some(_) if member.joined => Beat::Fine,
+            Some(_) => Beat::Rebalancing,
+            // A client that has just joined has its assignment still on the way.
+            None if generation == Some(self.generation) || now <= self.completed + SYNC_GRACE => Beat::Fine,
+            None => Beat::Unknown,
+        }
     }
 
     fn begin_rebalance(&mut self, now: Time) {
@@ -169,6 +187,7 @@ impl Group {
             return;
         }
         self.rebalance = None;
+        self.completed = now;
         self.generation += 1;
         self.assign();
         for member in self.members.values() {
@@ -201,6 +220,8 @@ impl Group {
             let free = |partition: &i32| owned.get(partition).is_none_or(|&owner| owner == instance);
             member.assigned = target[&instance].iter().copied().filter(free).collect();
         }
+        let assigned: usize = self.members.values().map(|member| member.assigned.len()).sum();
+        self.withheld = assigned < index(self.partitions);
     }
 
     /// Whether a transactional offset commit of this consumer is let in: `ClassicGroup.validateOffsetCommit`.

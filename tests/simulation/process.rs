@@ -14,6 +14,8 @@ pub(crate) enum Life {
     /// Between SIGSTOP and SIGCONT.
     Stopped,
     Dead,
+    /// Dead, and not started again.
+    Retired,
 }
 
 /// A change of the assignment that waits for the worker's answer.

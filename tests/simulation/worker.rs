@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ebbtide::kafka::commit::{Action, Failure, Input, Outcome, Pace, State as Step};
 use ebbtide::kafka::takeover::{self, Facts, Replay};
 
-use crate::broker::{Place, Refusal, Time, index};
+use crate::broker::{Place, Producer, Refusal, Time, index};
 use crate::group::{Beat, Membership, Offset, Sync};
 use crate::mutation::Mutation;
 use crate::process::{Call, Life, Moved, Sealed, Shard, Stage};
@@ -296,9 +296,8 @@ impl World {
     fn perform(&mut self, p: usize, action: Action) -> Option<Input> {
         let mutation = self.mutation;
         let process = &mut self.processes[p];
-        let Some(producer) = process.producer.or((action == Action::Renew).then_some(crate::broker::Producer { id: process.name, epoch: 0 })) else {
-            panic!("{action:?} without a producer");
-        };
+        // Epoch 0 is nobody's: after a failed renewal there is no producer, and no action that needs one.
+        let producer = process.producer.unwrap_or(Producer { id: process.name, epoch: 0 });
         match action {
             Action::Begin => Some(DONE),
             Action::Produce => {
@@ -505,7 +504,7 @@ impl World {
         let group = &mut self.broker.group;
         let reachable = process.cut_until <= now;
         if let Some(member) = process.consumer.member {
-            let beat = if reachable { Some(group.heartbeat(name, member, now)) } else { None };
+            let beat = if reachable { Some(group.heartbeat(name, member, process.consumer.generation, now)) } else { None };
             match beat {
                 None if process.consumer.contact + crate::group::SESSION_TIMEOUT < now => process.lose(),
                 None => {}

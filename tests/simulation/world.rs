@@ -164,7 +164,7 @@ impl World {
             let ((at, _), event) = self.queue.pop_first().expect("the clock always ticks");
             self.now = at;
             if let Some((p, incarnation)) = event.process() {
-                if self.processes[p].incarnation != incarnation || self.processes[p].life == Life::Dead {
+                if self.processes[p].incarnation != incarnation || matches!(self.processes[p].life, Life::Dead | Life::Retired) {
                     continue;
                 }
                 if self.processes[p].life == Life::Stopped {
@@ -428,7 +428,7 @@ impl World {
             let name = self.processes[p].name;
             if self.processes.iter().skip(p + 1).any(|younger| younger.name == name) {
                 self.kill(p);
-                self.processes[p].incarnation = u32::MAX;
+                self.processes[p].life = Life::Retired;
             } else {
                 self.resume_process(p);
                 self.start(p);
