@@ -124,10 +124,12 @@ impl Group {
         id
     }
 
-    /// A member joins the next generation, with what it still holds.
-    pub(crate) fn rejoin(&mut self, instance: usize, id: u64, owned: BTreeSet<i32>, now: Time) {
+    /// A member joins the next generation, with what it still holds. Returns the present generation: an assignment of
+    /// that one, still on its way, is void.
+    pub(crate) fn rejoin(&mut self, instance: usize, id: u64, owned: BTreeSet<i32>, now: Time) -> u64 {
+        let present = self.generation;
         if self.members.get(&instance).is_none_or(|member| member.id != id) {
-            return;
+            return present;
         }
         self.begin_rebalance(now);
         let member = self.members.get_mut(&instance).expect("just seen");
@@ -135,6 +137,7 @@ impl Group {
         member.seen = now;
         member.owned = owned;
         self.complete(now);
+        present
     }
 
     pub(crate) fn leave(&mut self, instance: usize, id: u64, now: Time) {

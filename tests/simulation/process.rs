@@ -36,6 +36,8 @@ pub(crate) struct Consumer {
     /// When the group last answered.
     pub(crate) contact: Time,
     pub(crate) rejoin: bool,
+    /// Assignments up to this generation are void: the member has joined a later one.
+    pub(crate) void: u64,
     pub(crate) fenced: bool,
 }
 
@@ -192,6 +194,7 @@ impl Process {
         consumer.member = None;
         consumer.generation = None;
         consumer.rejoin = false;
+        consumer.void = 0;
         consumer.changes.clear();
         if !consumer.owned.is_empty() {
             consumer.changes.push_back(Moved::Lost(consumer.owned.clone()));

@@ -513,7 +513,7 @@ impl World {
                     let again = beat == Some(Beat::Rebalancing) || process.consumer.rejoin;
                     if again && process.consumer.changes.is_empty() {
                         process.consumer.rejoin = false;
-                        group.rejoin(name, member, process.consumer.owned.clone(), now);
+                        process.consumer.void = group.rejoin(name, member, process.consumer.owned.clone(), now);
                     }
                 }
                 Some(Beat::Unknown) => process.lose(),
@@ -530,7 +530,7 @@ impl World {
 
     pub(crate) fn sync(&mut self, p: usize, sync: &Sync) {
         let consumer = &mut self.processes[p].consumer;
-        if consumer.member != Some(sync.member) || !consumer.changes.is_empty() {
+        if consumer.member != Some(sync.member) || sync.generation <= consumer.void || !consumer.changes.is_empty() {
             return;
         }
         consumer.generation = Some(sync.generation);

@@ -439,8 +439,13 @@ impl World {
     fn is_finished(&self) -> bool {
         let read = (0..).zip(&self.broker.input).all(|(partition, input)| {
             let end = i64::try_from(input.len()).expect("a few");
-            let stable = self.broker.group.stable(partition).ok();
-            stable.is_some_and(|stable| stable.map_or(end == 0, |(next, _)| next == end))
+            let reached = match self.broker.group.stable(partition) {
+                Ok(Some((next, _))) => next,
+                // None: the offsets expired when all was read already.
+                Ok(None) => self.broker.truth(partition, i64::MAX).next().unwrap_or(0),
+                Err(_) => return false,
+            };
+            reached == end
         });
         let quiet = self.processes.iter().all(|process| process.call.is_none() && process.sealed.is_empty());
         read && quiet && self.broker.is_settled()
