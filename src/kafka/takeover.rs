@@ -5,7 +5,8 @@
 //! 1. the group's *stable* committed offset: reading it waits for a transaction that is still being decided;
 //! 2. the changelog's *high watermark*, past every record of any such transaction. The last stable offset would not do:
 //!    what lies beyond it may be the last commit;
-//! 3. the changelog up to that high watermark, committed records only.
+//! 3. the changelog up to that high watermark, committed records only;
+//! 4. before giving up over a contradiction, the stable offset *again*: see [`TakeoverError::stands`].
 //!
 //! Read the other way round, a commit that falls between the two readings would be missing from the state and present in
 //! the offset: lost events. (KAFKA-10167 is the same lesson in Kafka Streams.)
@@ -155,7 +156,23 @@ pub enum TakeoverError {
     },
 }
 
-/// Decides where to resume.
+impl TakeoverError {
+    /// Whether the contradiction is a real one, given the group's stable offset as it is now, after the replay.
+    ///
+    /// A worker whose session ended while it restored (it was stopped, or cut off) does not know yet that somebody else
+    /// owns the shard. That one goes on committing between the first look at the group and the end of the replay, and
+    /// the two differ although nobody moved anything. Then the group's offset has moved since: start the restoring over,
+    /// until the group says that the shard is lost.
+    #[must_use]
+    pub fn stands(&self, group_now: Option<i64>) -> bool {
+        match *self {
+            Self::OffsetsDiffer { group, .. } | Self::StateMissing { group, .. } => group_now == Some(group),
+            Self::InputCut { .. } => true,
+        }
+    }
+}
+
+/// Decides where to resume. Ask [`TakeoverError::stands`] before an error stops the program.
 ///
 /// # Errors
 /// The offsets contradict each other, and nobody has said which one to believe.
@@ -261,6 +278,16 @@ mod tests {
             resume(&facts(Some(101), Some(101), None)),
             Err(TakeoverError::InputCut { topic: "events".to_owned(), partition: 2, end: 100, position: 101 })
         );
+    }
+
+    #[test]
+    fn a_difference_that_somebody_elses_commit_made_does_not_stand() {
+        let differ = resume(&facts(Some(50), Some(60), None)).expect_err("they differ");
+        assert!(differ.stands(Some(50)), "an operator has set it, and it stays there");
+        assert!(!differ.stands(Some(60)), "the shard's new owner has committed");
+        assert!(!differ.stands(None));
+        let cut = resume(&facts(Some(101), Some(101), None)).expect_err("it is cut");
+        assert!(cut.stands(Some(101)));
     }
 
     #[test]

@@ -325,6 +325,15 @@ impl Broker {
         self.transactions.values().all(|transaction| settled(transaction.phase))
     }
 
+    /// Whether somebody has committed to a shard after a changelog offset. Then compaction may have removed what was true
+    /// at that offset, and a zombie that restores up to there gets a copy of no moment in particular: useless until it
+    /// has replayed the rest, and harmless, as it cannot commit upon it.
+    pub(crate) fn has_moved_on(&self, partition: i32, from: i64) -> bool {
+        let entries = self.changelog[index(partition)].entries.iter().rev();
+        let mut later = entries.take_while(|entry| entry.offset >= from);
+        later.any(|entry| self.decided.get(&entry.transaction) == Some(&true))
+    }
+
     /// The truth about a shard up to a changelog offset, whatever compaction or a missing marker hide.
     pub(crate) fn truth(&self, partition: i32, to: i64) -> crate::toy::State {
         let mut state = crate::toy::State::default();

@@ -25,7 +25,7 @@ use world::World;
 /// Lives in an ordinary run.
 const SEEDS: u64 = 3_000;
 /// Within so many lives each broken rule has to be noticed.
-const MUTATION_SEEDS: u64 = 3_000;
+const MUTATION_SEEDS: u64 = 30_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

@@ -31,12 +31,14 @@ pub(crate) enum Mutation {
     CommitWhileLost,
     /// The work on a lost partition is kept and committed in the next generation.
     KeepLostPartition,
+    /// A contradiction of offsets stops the program without a second look.
+    StopAtFirstSight,
     /// The group's offset decides where to resume.
     ResumeFromGroup,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::ApplyBeforeCommit,
         Self::GuessTaken,
         Self::GuessLost,
@@ -51,6 +53,7 @@ impl Mutation {
         Self::ForgetGeneration,
         Self::CommitWhileLost,
         Self::KeepLostPartition,
+        Self::StopAtFirstSight,
         Self::ResumeFromGroup,
     ];
 }

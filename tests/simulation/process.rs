@@ -55,6 +55,8 @@ pub(crate) enum Stage {
     Bounds,
     Settle,
     Read { from: i64 },
+    /// The group's offset again, as it contradicts the shard's record.
+    Doubt,
     Running,
 }
 

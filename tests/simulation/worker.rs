@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use ebbtide::kafka::commit::{Action, Failure, Input, Outcome, Pace, State as Step};
-use ebbtide::kafka::takeover::{self, Facts, Replay};
+use ebbtide::kafka::takeover::{self, Facts, Replay, Resume, TakeoverError};
 
 use crate::broker::{Place, Producer, Refusal, Time, index};
-use crate::group::{Beat, Membership, Offset, Sync};
+use crate::group::{Beat, Committed, Membership, Offset, Sync};
 use crate::mutation::Mutation;
 use crate::process::{Call, Life, Moved, Sealed, Shard, Stage};
 use crate::toy::State;
@@ -174,7 +174,7 @@ impl World {
             let shard = self.processes[p].shards.get_mut(&partition).expect("just listed");
             shard.token = Some(token);
             let request = match shard.stage {
-                Stage::Group => Request::Fetch(vec![partition]),
+                Stage::Group | Stage::Doubt => Request::Fetch(vec![partition]),
                 Stage::Bounds => Request::Bounds(partition),
                 Stage::Settle => Request::StableEnd(partition),
                 Stage::Read { from } => Request::Read { partition, from, to: shard.end },
@@ -196,6 +196,7 @@ impl World {
                 shard.group = offsets[0];
                 shard.stage = Stage::Bounds;
             }
+            (Stage::Doubt, Reply::Offsets(offsets)) => self.doubt(p, partition, offsets[0]),
             (Stage::Bounds, Reply::Bounds { whole, end, stable }) => {
                 shard.whole = whole;
                 shard.end = end;
@@ -236,18 +237,48 @@ impl World {
         }
     }
 
+    /// What the takeover is decided on.
+    fn resume(&self, p: usize, partition: i32) -> Result<Resume, TakeoverError> {
+        let process = &self.processes[p];
+        let local = process.disk.live.get(&partition);
+        let end = i64::try_from(self.broker.input[index(partition)].len()).expect("a few");
+        takeover::resume(&Facts {
+            topic: "input",
+            partition,
+            group: process.shards[&partition].group.map(|(next, _)| next),
+            shard: local.and_then(|(state, _)| state.next()),
+            start: 0,
+            end,
+            accept: None,
+        })
+    }
+
+    /// The offsets contradict each other: it stops the program only if the group's is still what it was.
+    fn doubt(&mut self, p: usize, partition: i32, group: Committed) {
+        if let Err(error) = self.resume(p, partition)
+            && error.stands(group.map(|(next, _)| next))
+        {
+            return self.violation(format!("process {p} stopped although nobody moved an offset: {error}"));
+        }
+        self.count("restores begun anew");
+        self.processes[p].shards.insert(partition, Shard::new());
+    }
+
     fn take_over(&mut self, p: usize, partition: i32) {
+        let resume = self.resume(p, partition);
         let process = &mut self.processes[p];
         let state = process.disk.live.get(&partition).map(|copy| copy.0.clone()).unwrap_or_default();
         let shard = process.shards.get_mut(&partition).expect("it is being restored");
-        let end = i64::try_from(self.broker.input[index(partition)].len()).expect("a few");
-        let group = shard.group.map(|(next, _)| next);
-        let next = state.next();
-        let facts = Facts { topic: "input", partition, group, shard: next, start: 0, end, accept: None };
-        let from = match takeover::resume(&facts) {
-            _ if self.mutation == Some(Mutation::ResumeFromGroup) => group.unwrap_or(0),
+        let from = match resume {
+            _ if self.mutation == Some(Mutation::ResumeFromGroup) => shard.group.map_or(0, |(next, _)| next),
             Ok(resume) => resume.from,
-            Err(error) => return self.violation(format!("process {p} stopped although nobody moved an offset: {error}")),
+            Err(_) if self.mutation != Some(Mutation::StopAtFirstSight) => {
+                shard.stage = Stage::Doubt;
+                return;
+            }
+            Err(error) => {
+                return self.violation(format!("process {p} stopped although nobody moved an offset: {error}"));
+            }
         };
         shard.position = from;
         shard.committed = state.clone();
@@ -393,6 +424,9 @@ impl World {
 
     /// The local copy of a shard holds what was committed up to there, no more and no less.
     fn check_state(&mut self, p: usize, partition: i32, reached: i64, what: &str) {
+        if self.broker.has_moved_on(partition, reached) {
+            return;
+        }
         let truth = self.broker.truth(partition, reached);
         let local: Option<&State> = self.processes[p].disk.live.get(&partition).map(|copy| &copy.0);
         let differs = local.map_or(truth != State::default(), |local| *local != truth);

@@ -132,7 +132,7 @@ impl World {
     /// Lives one life to its end.
     pub(crate) fn run(seed: u64, mutation: Option<Mutation>, logged: bool) -> Run {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let rough = [0.0, 0.02, 0.05, 0.12][random.random_range(0..4_usize)];
+        let rough = [0.0, 0.03, 0.08, 0.2][random.random_range(0..4_usize)];
         let mut world = Self {
             now: 0,
             broker: Broker::new(PARTITIONS),
