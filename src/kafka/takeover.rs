@@ -44,7 +44,8 @@ pub enum Unusable {
 /// Decides what to replay. `local` is the changelog offset that the local copy reaches to, `start` and `end` are the
 /// changelog's first offset and high watermark.
 ///
-/// `whole` is the first offset that is younger than the changelog's `delete.retention.ms` (`end` if there is none).
+/// `whole` is the first offset that is younger than half of the changelog's `delete.retention.ms` (`end` if there is
+/// none); the other half is for the time that the replay takes.
 /// Compaction drops older deletions without moving `start`, so a copy that ends before `whole` may hold users whose
 /// deletion can no longer be read: a disk that comes back after days would bring them back.
 #[must_use]

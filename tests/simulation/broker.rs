@@ -15,7 +15,7 @@ pub(crate) type Time = u64;
 /// How long a transaction may stay open.
 pub(crate) const TRANSACTION_TIMEOUT: Time = 4_000;
 /// How long a deletion stays in the compacted changelog (`delete.retention.ms`).
-pub(crate) const DELETE_RETENTION: Time = 6_000;
+pub(crate) const DELETE_RETENTION: Time = 8_000;
 
 /// A producer's identity: whose transactional id, and which epoch of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +141,9 @@ impl Log<Change> {
         }
     }
 
-    /// From this offset on no deletion can have been removed yet: what a look-up by time tells.
+    /// From this offset on no deletion can be removed while a replay takes its time: what a look-up by time tells.
     pub(crate) fn whole_from(&self, now: Time) -> i64 {
-        let young = self.entries.iter().find(|entry| !entry.compacted && entry.at + DELETE_RETENTION >= now);
+        let young = self.entries.iter().find(|entry| !entry.compacted && entry.at + DELETE_RETENTION / 2 >= now);
         young.map_or(self.end, |entry| entry.offset)
     }
 }
@@ -245,7 +245,12 @@ impl Broker {
 
     /// Appends changelog records; the answer is the last one's offset.
     pub(crate) fn write_changelog(
-        &mut self, producer: Producer, partition: i32, request: u64, changes: &[Change], now: Time,
+        &mut self,
+        producer: Producer,
+        partition: i32,
+        request: u64,
+        changes: &[Change],
+        now: Time,
     ) -> Result<i64, Refusal> {
         let serial = self.join(producer, Place::Changelog(partition), now)?;
         Ok(self.changelog[index(partition)].append(now, producer.id, serial, request, changes))
@@ -253,7 +258,12 @@ impl Broker {
 
     /// Appends output records.
     pub(crate) fn write_output(
-        &mut self, producer: Producer, partition: i32, request: u64, outputs: &[Output], now: Time,
+        &mut self,
+        producer: Producer,
+        partition: i32,
+        request: u64,
+        outputs: &[Output],
+        now: Time,
     ) -> Result<i64, Refusal> {
         let serial = self.join(producer, Place::Output(partition), now)?;
         Ok(self.output[index(partition)].append(now, producer.id, serial, request, outputs))
@@ -261,7 +271,11 @@ impl Broker {
 
     /// `AddOffsetsToTxn` and `TxnOffsetCommit`.
     pub(crate) fn send_offsets(
-        &mut self, producer: Producer, member: crate::group::Membership, offsets: &[crate::group::Offset], now: Time,
+        &mut self,
+        producer: Producer,
+        member: crate::group::Membership,
+        offsets: &[crate::group::Offset],
+        now: Time,
     ) -> Result<(), Refusal> {
         self.join(producer, Place::Group, now)?;
         self.group.validate(member)?;
@@ -282,7 +296,9 @@ impl Broker {
             }
             Phase::Preparing { commit: true } => Err(Refusal::Busy),
             Phase::Complete { commit: true } => Ok(()),
-            Phase::Empty | Phase::Preparing { commit: false } | Phase::Complete { commit: false } => Err(Refusal::Invalid),
+            Phase::Empty | Phase::Preparing { commit: false } | Phase::Complete { commit: false } => {
+                Err(Refusal::Invalid)
+            }
         }
     }
 

@@ -54,8 +54,19 @@ fn exactly_once_whatever_happens() {
     }
     println!("{counts:#?}");
     if one.is_none() {
-        for what in ["crashes", "crashes with a lost disk", "stops", "replacements of a stopped process", "outages",
-                     "cut answers", "cut networks", "departures", "compactions", "expired offsets", "repeated requests"] {
+        for what in [
+            "crashes",
+            "crashes with a lost disk",
+            "stops",
+            "replacements of a stopped process",
+            "outages",
+            "cut answers",
+            "cut networks",
+            "departures",
+            "compactions",
+            "expired offsets",
+            "repeated requests",
+        ] {
             assert!(counts.contains_key(what), "these lives had no {what}: they prove less than they say");
         }
     }
@@ -74,7 +85,8 @@ fn one_seed_is_one_life() {
 fn every_broken_rule_is_noticed() {
     let mut unnoticed = Vec::new();
     for mutation in Mutation::ALL {
-        let found = (0..MUTATION_SEEDS).find_map(|seed| Some((seed, World::run(seed, Some(mutation), false).violation?)));
+        let found =
+            (0..MUTATION_SEEDS).find_map(|seed| Some((seed, World::run(seed, Some(mutation), false).violation?)));
         match found {
             Some((seed, violation)) => println!("{mutation:?}: seed {seed}: {violation}"),
             None => unnoticed.push(mutation),

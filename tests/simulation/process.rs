@@ -54,7 +54,9 @@ pub(crate) enum Stage {
     Group,
     Bounds,
     Settle,
-    Read { from: i64 },
+    Read {
+        from: i64,
+    },
     /// The group's offset again, as it contradicts the shard's record.
     Doubt,
     Running,

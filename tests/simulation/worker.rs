@@ -315,7 +315,10 @@ impl World {
         let mut next = Some(input);
         while let Some(mut input) = next {
             let fenced = input == Input::Failed(Failure::Fenced);
-            if fenced && self.mutation == Some(Mutation::IgnoreFencing) && !matches!(self.processes[p].commit.state(), Step::Renewing(_)) {
+            if fenced
+                && self.mutation == Some(Mutation::IgnoreFencing)
+                && !matches!(self.processes[p].commit.state(), Step::Renewing(_))
+            {
                 input = DONE;
             }
             let action = self.processes[p].commit.step(input);
@@ -334,12 +337,18 @@ impl World {
             Action::Produce => {
                 let first = self.tokens(2 * u64::try_from(self.processes[p].sealed.len()).expect("a few"));
                 let sealed = self.processes[p].sealed.clone();
-                let requests: Vec<Request> = sealed.into_iter().zip(0..).flat_map(|(sealed, number): (Sealed, u64)| {
-                    let Sealed { partition, changes, outputs, .. } = sealed;
-                    let id = first + 2 * number;
-                    [Request::Outputs { producer, partition, id, outputs },
-                     Request::Changes { producer, partition, id: id + 1, changes }]
-                }).collect();
+                let requests: Vec<Request> = sealed
+                    .into_iter()
+                    .zip(0..)
+                    .flat_map(|(sealed, number): (Sealed, u64)| {
+                        let Sealed { partition, changes, outputs, .. } = sealed;
+                        let id = first + 2 * number;
+                        [
+                            Request::Outputs { producer, partition, id, outputs },
+                            Request::Changes { producer, partition, id: id + 1, changes },
+                        ]
+                    })
+                    .collect();
                 self.call(p, false, &requests);
                 Some(DONE)
             }
@@ -352,7 +361,8 @@ impl World {
                     return Some(Input::Failed(Failure::Broken));
                 }
                 let sealed = process.sealed.iter();
-                let offsets = sealed.map(|&Sealed { partition, next, note, .. }| Offset { partition, next, note }).collect();
+                let offsets =
+                    sealed.map(|&Sealed { partition, next, note, .. }| Offset { partition, next, note }).collect();
                 self.call(p, false, &[Request::SendOffsets { producer, member, offsets }]);
                 None
             }
@@ -538,7 +548,8 @@ impl World {
         let group = &mut self.broker.group;
         let reachable = process.cut_until <= now;
         if let Some(member) = process.consumer.member {
-            let beat = if reachable { Some(group.heartbeat(name, member, process.consumer.generation, now)) } else { None };
+            let beat =
+                if reachable { Some(group.heartbeat(name, member, process.consumer.generation, now)) } else { None };
             match beat {
                 None if process.consumer.contact + crate::group::SESSION_TIMEOUT < now => process.lose(),
                 None => {}
@@ -556,7 +567,11 @@ impl World {
                     process.lose();
                 }
             }
-        } else if reachable && process.producer.is_some() && process.consumer.changes.is_empty() && !process.consumer.fenced {
+        } else if reachable
+            && process.producer.is_some()
+            && process.consumer.changes.is_empty()
+            && !process.consumer.fenced
+        {
             process.consumer.member = Some(group.join(name, now));
             process.consumer.contact = now;
         }

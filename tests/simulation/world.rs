@@ -74,7 +74,12 @@ pub(crate) enum Event {
     Later(usize, u32, u64, Request),
     Deadline(usize, u32, u64),
     Synced(usize, u32, Sync),
-    Arrive { from: (usize, u32), token: u64, request: Request, answered: bool },
+    Arrive {
+        from: (usize, u32),
+        token: u64,
+        request: Request,
+        answered: bool,
+    },
     Mark(Marker),
     Clock,
     Produce,
@@ -164,7 +169,9 @@ impl World {
             let ((at, _), event) = self.queue.pop_first().expect("the clock always ticks");
             self.now = at;
             if let Some((p, incarnation)) = event.process() {
-                if self.processes[p].incarnation != incarnation || matches!(self.processes[p].life, Life::Dead | Life::Retired) {
+                if self.processes[p].incarnation != incarnation
+                    || matches!(self.processes[p].life, Life::Dead | Life::Retired)
+                {
                     continue;
                 }
                 if self.processes[p].life == Life::Stopped {
@@ -305,9 +312,11 @@ impl World {
                 broker.send_offsets(producer, member, offsets, now).map(|()| Reply::Done)
             }
             Request::End(producer) => broker.end(producer).map(|()| Reply::Done),
-            Request::Fetch(ref partitions) => {
-                partitions.iter().map(|&partition| broker.group.stable(partition)).collect::<Result<_, _>>().map(Reply::Offsets)
-            }
+            Request::Fetch(ref partitions) => partitions
+                .iter()
+                .map(|&partition| broker.group.stable(partition))
+                .collect::<Result<_, _>>()
+                .map(Reply::Offsets),
             Request::Bounds(partition) => {
                 let log = &broker.changelog[index(partition)];
                 Ok(Reply::Bounds { whole: log.whole_from(now), end: log.end(), stable: log.stable_end() })
@@ -459,7 +468,8 @@ impl World {
             let (moments, events): (Vec<Output>, Vec<Output>) =
                 written.into_iter().partition(|output| matches!(output, Output::Moment(_)));
             let mut state = State::default();
-            let expected: Vec<Output> = (0..).zip(input).map(|(offset, happening)| state.apply(offset, happening)).collect();
+            let expected: Vec<Output> =
+                (0..).zip(input).map(|(offset, happening)| state.apply(offset, happening)).collect();
             if events != expected {
                 let at = events.iter().zip(&expected).take_while(|(seen, wanted)| seen == wanted).count();
                 let (seen, wanted) = (events.get(at), expected.get(at));
@@ -474,7 +484,8 @@ impl World {
             }
             let truth = self.broker.truth(partition, i64::MAX);
             if truth != state {
-                return self.violation(format!("the changelog of partition {partition} holds {truth:?}, wanted {state:?}"));
+                return self
+                    .violation(format!("the changelog of partition {partition} holds {truth:?}, wanted {state:?}"));
             }
         }
         self.count("committed runs");
