@@ -1,6 +1,7 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
 pub mod event;
+pub mod generate;
 pub mod lifecycle;
 pub mod rules;
 pub mod shard;
