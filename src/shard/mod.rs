@@ -605,3 +605,6 @@ impl Sealed {
         self.changelog.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;
