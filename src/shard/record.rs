@@ -173,10 +173,10 @@ mod tests {
             record.encode(&mut bytes);
             prop_assert_eq!(ShardRecord::decode(&bytes).expect("what is written reads"), record);
             for len in 0..bytes.len() {
-                prop_assert!(matches!(ShardRecord::decode(&bytes[..len]), Err(StoreError::Damaged { .. })));
+                prop_assert!(matches!(ShardRecord::decode(&bytes[..len]), Err(StoreError::Damaged { .. })), "{len}");
             }
             bytes[0] = 9;
-            prop_assert!(matches!(ShardRecord::decode(&bytes), Err(StoreError::UnknownVersion { version: 9, .. })));
+            prop_assert!(matches!(ShardRecord::decode(&bytes), Err(StoreError::UnknownVersion { version: 9, .. })), "a newer version");
         }
     }
 }
