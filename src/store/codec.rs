@@ -384,5 +384,6 @@ pub(crate) mod tests {
         assert_eq!(hex, FROZEN);
     }
 
-    const FROZEN: &str = "";
+    const FROZEN: &str =
+        "011f80a0abfef9620103010504030201010101370580a0abfef962ffefb252000005020302610262010004020001030902";
 }
