@@ -1,8 +1,13 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod clock;
+pub mod config;
 pub mod event;
 pub mod generate;
+pub mod http;
+pub mod kafka;
 pub mod lifecycle;
+pub mod metrics;
 pub mod rules;
 pub mod shard;
 pub mod store;
