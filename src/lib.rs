@@ -3,12 +3,4 @@
 pub mod clock;
 pub mod config;
 pub mod event;
-pub mod http;
-pub mod kafka;
-pub mod lifecycle;
-pub mod metrics;
-pub mod rules;
-pub mod shard;
-pub mod store;
-pub mod time;
-pub mod timer;
+pub mod generate;

@@ -103,7 +103,8 @@ impl Decoder {
             None => (&self.main, true),
             Some(binary) => match cloudevents::mode(record) {
                 cloudevents::Mode::Structured => (&self.main, true),
-                cloudevents::Mode::Binary { json } => (binary, json),
+                // An empty value is an event without data.
+                cloudevents::Mode::Binary { json } => (binary, json && !value.is_empty()),
                 cloudevents::Mode::Batch => {
                     let message = "a batch of events in one record is not supported";
                     return Err(Rejection::new(RejectReason::Malformed, message));

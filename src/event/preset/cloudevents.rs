@@ -104,7 +104,9 @@ mod tests {
             ("ce_time", b"2024-03-01T00:00:00Z"),
         ];
         let found = "u1 | order.placed | +0 | id c1 | activity+activation+core";
-        let cases: [(&str, &[u8], &str); 8] = [
+        let cases: [(&str, &[u8], &str); 10] = [
+            ("", b"", found),
+            ("application/json", b"", found),
             ("application/json", br#"{"plan":"pro"}"#, &format!("{found} | 0=\"pro\"")),
             ("Application/Vnd.shop+JSON; charset=utf-8", br#"{"plan":"pro"}"#, &format!("{found} | 0=\"pro\"")),
             ("", br#"{"plan":"pro"}"#, &format!("{found} | 0=\"pro\"")),
