@@ -2,9 +2,7 @@
 //! sent (the broker tests send it).
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,23 +55,6 @@ impl Deletions for Written {
     }
 }
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("ebbtide-http-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self(std::env::temp_dir().join(name))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// An instance with two of three shards.
 struct Instance {
     router: Router,
@@ -84,13 +65,14 @@ struct Instance {
     feed: TransitionFeed,
     written: Arc<Written>,
     stop: CancellationToken,
-    _folder: Folder,
+    /// Removed at the end.
+    _folder: tempfile::TempDir,
 }
 
 impl Instance {
     fn new(token: Option<&str>) -> Self {
-        let folder = Folder::new();
-        let database = Database::open(&folder.0, 16 << 20).expect("an empty folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = Database::open(folder.path(), 16 << 20).expect("an empty folder");
         let metrics = Arc::new(Metrics::new().expect("unique names"));
         let status = Arc::new(Status::new("one", 1, NOW));
         let feed = TransitionFeed::new();
@@ -265,7 +247,15 @@ async fn ready_is_joined_and_restored_and_alive_is_sooner() {
 #[tokio::test]
 async fn the_token_guards_data_and_not_health_or_the_page() {
     let instance = Instance::new(Some("s3cret")).running(2);
-    let guarded = ["/metrics", "/v1/cohorts", "/v1/cohorts/history", "/v1/flows", "/v1/shards", "/v1/users/ann", "/v1/transitions"];
+    let guarded = [
+        "/metrics",
+        "/v1/cohorts",
+        "/v1/cohorts/history",
+        "/v1/flows",
+        "/v1/shards",
+        "/v1/users/ann",
+        "/v1/transitions",
+    ];
     for path in guarded {
         let (status, _) = instance.get(path).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
@@ -294,7 +284,8 @@ async fn every_answer_has_the_strict_headers_and_errors_are_problems() {
     for path in ["/v1/flows?period=soon", "/v1/cohorts/history?period=-1d", "/v1/transitions?kind=left"] {
         assert_eq!(instance.get(path).await.0, StatusCode::BAD_REQUEST, "{path}");
     }
-    let large = Request::delete("/v1/users/ann").header("content-length", "1000000").body(Body::empty()).expect("valid");
+    let large =
+        Request::delete("/v1/users/ann").header("content-length", "1000000").body(Body::empty()).expect("valid");
     assert_eq!(instance.send(large).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
@@ -350,7 +341,8 @@ async fn next_event(stream: &mut BodyDataStream) -> String {
 async fn a_stream_shows_what_fits_its_filter_and_ends_with_the_server() {
     let instance = Instance::new(None).running(2);
     let observer = tokio::spawn(Arc::clone(&instance.api).observe());
-    let response = instance.send(Request::get("/v1/transitions?state=lapsed&user=ann").body(Body::empty()).expect("valid"));
+    let response =
+        instance.send(Request::get("/v1/transitions?state=lapsed&user=ann").body(Body::empty()).expect("valid"));
     let response = response.await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut stream = response.into_body().into_data_stream();
@@ -393,8 +385,15 @@ fn the_description_names_every_route() {
     let document = serde_json::to_value(crate::http::openapi::document()).expect("JSON");
     let paths: Vec<&str> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
     for path in [
-        "/healthz", "/metrics", "/readyz", "/v1/cohorts", "/v1/cohorts/history", "/v1/flows", "/v1/shards",
-        "/v1/transitions", "/v1/users/{id}",
+        "/healthz",
+        "/metrics",
+        "/readyz",
+        "/v1/cohorts",
+        "/v1/cohorts/history",
+        "/v1/flows",
+        "/v1/shards",
+        "/v1/transitions",
+        "/v1/users/{id}",
     ] {
         assert!(paths.contains(&path), "{path} of {paths:?}");
     }

@@ -334,7 +334,8 @@ pub(crate) mod tests {
                 prop_assert!(matches!(decode_user(&bytes[..len]), Err(StoreError::Damaged { .. })), "{len} bytes pass");
             }
             let longer = [&bytes[..], &vec![0; more][..]].concat();
-            prop_assert!(matches!(decode_user(&longer), Err(StoreError::Damaged { .. })));
+            let damaged = matches!(decode_user(&longer), Err(StoreError::Damaged { .. }));
+            prop_assert!(damaged);
         }
 
         #[test]
