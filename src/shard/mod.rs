@@ -70,6 +70,8 @@ pub struct Shard<S: Store> {
     records: usize,
     /// Whether the shard's own record has to be committed though no user changed.
     unsealed: bool,
+    /// Whether a commit is under way: what is applied now would be taken for a part of it.
+    sealed: bool,
 }
 
 /// Whether [`Shard::advance`] got through.
@@ -166,6 +168,7 @@ impl<S: Store> Shard<S> {
             places: Vec::new(),
             records: 0,
             unsealed: false,
+            sealed: false,
         };
         shard.take_up()?;
         Ok(shard)
@@ -176,6 +179,7 @@ impl<S: Store> Shard<S> {
         self.record = self.committed.clone();
         self.records = 0;
         self.unsealed = false;
+        self.sealed = false;
         let fingerprint = self.rules.fingerprint();
         if self.record.fingerprint != fingerprint {
             self.record.fingerprint = fingerprint;
@@ -207,9 +211,13 @@ impl<S: Store> Shard<S> {
     /// Applies records of the input in order: events, deletion requests and rubbish alike. `now` dates what is detected
     /// and judges the future.
     ///
+    /// # Panics
+    /// Between [`Shard::seal`] and its answer.
+    ///
     /// # Errors
     /// The store failed; roll back.
     pub fn apply(&mut self, records: &[Record<'_>], now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
+        assert!(!self.sealed, "nothing is applied while a commit is under way");
         let rules = Arc::clone(&self.rules);
         let decoded: Vec<Decoded<'_>> = records.iter().map(|record| rules.decoder.decode(record, now)).collect();
         let ids = decoded.iter().filter_map(|decoded| match decoded {
@@ -240,6 +248,9 @@ impl<S: Store> Shard<S> {
     /// Lets wall time count (SPEC section 4), then fires what is due, in order of time, and judges users by a changed
     /// policy: at most about `budget` users. `caught_up` says that the partition has no unread record.
     ///
+    /// # Panics
+    /// Between [`Shard::seal`] and its answer.
+    ///
     /// # Errors
     /// The store failed; roll back.
     pub fn advance(
@@ -249,6 +260,7 @@ impl<S: Store> Shard<S> {
         budget: usize,
         out: &mut Effects,
     ) -> Result<Progress, ShardError> {
+        assert!(!self.sealed, "nothing fires while a commit is under way");
         self.record.watermark.tick(now, caught_up, &self.rules.time);
         let watermark = self.record.watermark.at();
         let mut left = budget;
@@ -260,14 +272,19 @@ impl<S: Store> Shard<S> {
             left -= due.len();
             self.users.prefetch(due.iter().map(|deadline| &*deadline.user_id), &self.store)?;
             for deadline in &due {
+                // What was armed by those before it may be due before it.
+                while let Some(armed) = self.timers.before(deadline.at) {
+                    self.fire(&armed, now, out)?;
+                    left = left.saturating_sub(1);
+                }
                 self.fire(deadline, now, out)?;
             }
         }
-        if left > 0 {
-            left -= self.rejudge(left, now, out)?;
+        while left > 0 && self.record.rejudging.is_some() {
+            left -= self.rejudge(left, now, out)?.max(1);
         }
         self.users.evict();
-        let more = left == 0 && (self.record.rejudging.is_some() || self.timers.may_be_due(watermark));
+        let more = self.record.rejudging.is_some() || (left == 0 && self.timers.may_be_due(watermark));
         Ok(if more { Progress::More } else { Progress::Done })
     }
 
@@ -291,6 +308,7 @@ impl<S: Store> Shard<S> {
         if !self.unsealed && self.users.dirty_len() == 0 {
             return Ok(sealed);
         }
+        self.sealed = true;
         sealed.changelog.reserve(self.users.dirty_len() + 1);
         for (user_id, entry) in self.users.dirty() {
             if entry.user.is_none() && !entry.stored {
@@ -336,6 +354,7 @@ impl<S: Store> Shard<S> {
         self.committed = self.record.clone();
         self.records = 0;
         self.unsealed = false;
+        self.sealed = false;
         self.users.committed();
         if self.timers.is_oversized() {
             self.timers = Timers::new();
@@ -421,7 +440,8 @@ impl<S: Store> Shard<S> {
             *index = self.places[usize::from(*index)];
         }
         let mut outcome = RecordOutcome::Counted;
-        self.turn(&event.user_id, now, out, |user, _, policy, sink| {
+        let watermark = self.record.watermark.at();
+        self.turn(&event.user_id, watermark, now, out, |user, _, policy, sink| {
             outcome = match user.record(&event, policy, sink) {
                 Outcome::Counted => RecordOutcome::Counted,
                 Outcome::PropertiesOnly => RecordOutcome::PropertiesOnly,
@@ -435,7 +455,7 @@ impl<S: Store> Shard<S> {
 
     fn deletion(&mut self, user_id: &str, now: WallTime, out: &mut Effects) -> Result<RecordOutcome, ShardError> {
         let at = self.record.watermark.at();
-        self.turn(user_id, now, out, |user, exists, _, sink| {
+        self.turn(user_id, at, now, out, |user, exists, _, sink| {
             if exists {
                 user.delete(user_id, at, sink);
             }
@@ -451,7 +471,7 @@ impl<S: Store> Shard<S> {
             return Ok(());
         }
         let changes =
-            self.turn(&deadline.user_id, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
+            self.turn(&deadline.user_id, deadline.at, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
         if changes > 0 {
             out.counts.timer_lateness.push(now - WallTime::from_millis(deadline.at.as_millis()));
         }
@@ -461,11 +481,11 @@ impl<S: Store> Shard<S> {
     /// Judges up to `budget` more users by a changed policy; says how many it looked at.
     fn rejudge(&mut self, budget: usize, now: WallTime, out: &mut Effects) -> Result<usize, ShardError> {
         let Some(Rejudging { after }) = &self.record.rejudging else { return Ok(0) };
-        let limit = budget.min(FIRING_BATCH);
+        let (limit, judged_at) = (budget.min(FIRING_BATCH), self.record.judged_at);
         let found = self.store.scan(after.as_deref(), limit)?;
         for (user_id, value) in &found {
             self.users.hold(user_id, Some(value))?;
-            self.turn(user_id, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
+            self.turn(user_id, judged_at, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
         }
         let looked_at = found.len();
         self.record.rejudging = match found.into_iter().next_back() {
@@ -476,18 +496,20 @@ impl<S: Store> Shard<S> {
         Ok(looked_at)
     }
 
-    /// One user's turn: judges it by a changed policy if that was not done yet, advances it to the watermark, lets `act`
-    /// change it, advances it again, and settles what follows: cohorts, deadline, current state. Says how many
-    /// transitions there were.
+    /// One user's turn: judges it by a changed policy if that was not done yet, advances it to `to`, lets `act` change
+    /// it, advances it again, and settles what follows: cohorts, deadline, current state. Says how many transitions there
+    /// were.
+    ///
+    /// `to` is the watermark for a record, and for a timer its own deadline, so that timers fire in order of time.
     fn turn(
         &mut self,
         user_id: &str,
+        to: EventTime,
         now: WallTime,
         out: &mut Effects,
         act: impl FnOnce(&mut User, bool, &Policy, &mut Emitter<'_>) -> Turn,
     ) -> Result<usize, ShardError> {
         let (record, policy) = (&mut self.record, &self.rules.policy);
-        let watermark = record.watermark.at();
         let entry = self.users.entry(user_id, &self.store)?;
         let before = entry.class();
         let mut exists = entry.user.is_some();
@@ -500,18 +522,26 @@ impl<S: Store> Shard<S> {
             user.generation = record.generation;
             changed = true;
         }
-        exists &= user.advance(user_id, watermark, policy, &mut emitter) == Fate::Stays;
+        // The armed deadline is never later than the real one, so most turns need not look for it here.
+        if changed || armed.is_some_and(|armed| armed <= to) {
+            exists &= user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
+        }
         let turn = act(user, exists, policy, &mut emitter);
-        exists = turn.exists && user.advance(user_id, watermark, policy, &mut emitter) == Fate::Stays;
+        exists = turn.exists;
+        let mut next = if exists { user.next_deadline(policy) } else { None };
+        if next.is_some_and(|next| next <= to) {
+            exists = user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
+            next = if exists { user.next_deadline(policy) } else { None };
+        }
         let changes = emitter.changes;
         if exists {
-            if let Some(at) = arm(user, watermark, policy) {
+            user.armed = settle(armed, next, to);
+            changed |= user.armed != armed;
+            if let Some(at) = user.armed.filter(|_| user.armed != armed) {
                 self.timers.arm(at, user_id);
             }
-            changed |= user.armed != armed;
         }
         if changes > 0 {
-            let next = if exists { user.next_deadline(policy) } else { None };
             let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
             out.outputs.push(state);
         }
@@ -534,18 +564,14 @@ impl<S: Store> Shard<S> {
     }
 }
 
-/// Arms the user's next deadline where the armed one does not stand for it: lazily, since one that comes too early costs
-/// less than one moved at each event (SPEC section 8). `Some` when there is a new one.
-fn arm(user: &mut User, watermark: EventTime, policy: &Policy) -> Option<EventTime> {
-    let next = user.next_deadline(policy);
-    // What the watermark has passed has done its work.
-    let armed = user.armed.filter(|at| *at > watermark);
-    user.armed = match (armed, next) {
-        (Some(armed), Some(next)) if next < armed => Some(next),
+/// The deadline to be armed: lazily, since one that comes too early costs less than one moved at each event (SPEC section
+/// 8). The armed one stays unless `to` has passed it or the next one is earlier.
+fn settle(armed: Option<EventTime>, next: Option<EventTime>, to: EventTime) -> Option<EventTime> {
+    match (armed.filter(|armed| *armed > to), next) {
+        (Some(armed), Some(next)) => Some(armed.min(next)),
+        (Some(armed), None) => Some(armed),
         (None, next) => next,
-        (armed, _) => armed,
-    };
-    user.armed.filter(|_| user.armed != armed)
+    }
 }
 
 /// What became of a user in its turn.
@@ -579,3 +605,6 @@ impl Sealed {
         self.changelog.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,12 @@ impl Timers {
         Ok(due)
     }
 
+    /// The next deadline before `moment` that was armed since [`Timers::due`] handed out one at `moment`.
+    pub(super) fn before(&mut self, moment: EventTime) -> Option<Deadline> {
+        let just_before = EventTime::from_millis(moment.as_millis().checked_sub(1)?);
+        self.wheel.poll(just_before).map(|(at, user_id)| Deadline { at, user_id })
+    }
+
     /// Whether something at or before `watermark` may be left.
     pub(super) fn may_be_due(&self, watermark: EventTime) -> bool {
         self.next_at().is_some_and(|at| at <= watermark)

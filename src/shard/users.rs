@@ -107,6 +107,12 @@ impl Users {
         }
     }
 
+    /// How many users are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.entries.len()
+    }
+
     /// How many users have changed since the last commit.
     pub(super) fn dirty_len(&self) -> usize {
         self.dirty.len()
