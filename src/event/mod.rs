@@ -2,8 +2,28 @@
 //!
 //! Decoding borrows from the record's bytes; nothing is copied on the path of an ordinary event. Bad input is data, not
 //! an error: a record that is no event becomes a [`Rejection`] with a bounded reason code.
+//!
+//! A preset is a table of places (`preset`), compiled together with the wanted properties into one `outline` that
+//! picks everything up in a single pass over the bytes; `decoder` then judges what was found. So a new input format
+//! is one more table, and all formats share the same limits, time formats and treatment of hostile input.
+
+mod decoder;
+mod outline;
+mod preset;
+mod reader;
+mod rules;
+mod timestamp;
+mod value;
+
+#[cfg(test)]
+mod hostile_tests;
 
 use std::borrow::Cow;
+
+pub use decoder::Decoder;
+pub use rules::{
+    CustomPointers, EventList, EventPattern, EventRules, FilterValue, PatternProblem, Preset, RulesProblem,
+};
 
 use crate::time::EventTime;
 
@@ -93,6 +113,25 @@ pub enum RejectReason {
     NoTime,
     /// Dated more than `events.max_future` ahead of wall time.
     Future,
+}
+
+impl Rejection {
+    /// Longest message, in bytes: it travels as a record header.
+    pub const MAX_MESSAGE: usize = 256;
+
+    /// A rejection whose message is cut to [`Self::MAX_MESSAGE`] and kept to one line.
+    #[must_use]
+    pub fn new(reason: RejectReason, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if message.len() > Self::MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE));
+        }
+        if message.contains(char::is_control) {
+            message = message.replace(char::is_control, " ");
+            message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE));
+        }
+        Self { reason, message }
+    }
 }
 
 impl RejectReason {
