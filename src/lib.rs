@@ -1,5 +1,6 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod calibrate;
 pub mod event;
 pub mod lifecycle;
 pub mod rules;
