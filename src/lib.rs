@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod event;
 pub mod lifecycle;
 pub mod rules;
+pub mod segment;
 pub mod shard;
 pub mod store;
 pub mod time;
