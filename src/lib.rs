@@ -9,3 +9,4 @@ pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
+pub mod win_back;
