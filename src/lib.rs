@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod event;
+pub mod generate;
 pub mod lifecycle;
 pub mod rules;
 pub mod segment;

@@ -137,7 +137,6 @@ impl Activity {
         if ahead >= kept || self.buckets.is_empty() {
             self.buckets.clear();
         } else {
-            self.buckets.truncate(kept - ahead);
             self.buckets.splice(0..0, std::iter::repeat_n(0, ahead));
         }
         let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -181,4 +180,133 @@ fn buckets_kept(rule: &Declining) -> usize {
 /// Whole days from `from` to `to`; negative when `to` is earlier.
 fn days_between(from: Day, to: Day) -> i64 {
     i64::from(to.number()) - i64::from(from.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULE: Declining = Declining { window_days: 3, decline_ratio: 0.5, recover_ratio: 0.75, min_baseline: 4 };
+
+    fn day(number: i32) -> Day {
+        Day::from_number(number)
+    }
+
+    fn counted(days: &[i32]) -> Activity {
+        let mut activity = Activity::first(day(days[0]), Some(&RULE));
+        let mut first = days[0];
+        for &number in &days[1..] {
+            activity.count(day(number), day(first), Some(&RULE));
+            first = first.min(number);
+        }
+        activity
+    }
+
+    #[test]
+    fn buckets_are_the_last_days_newest_first_without_trailing_zeros() {
+        // days with activity in order of arrival, buckets
+        let table: [(&[i32], &[u32]); 8] = [
+            (&[10], &[1]),
+            (&[10, 10, 10], &[3]),
+            (&[10, 12], &[1, 0, 1]),
+            (&[10, 16], &[1, 0, 0, 0, 0, 0, 1]),
+            (&[10, 17], &[1]),
+            (&[10, 10_000], &[1]),
+            (&[10, 8, 4, 3], &[1, 0, 1, 0, 0, 0, 1]),
+            (&[-1, 0, -1], &[1, 2]),
+        ];
+        for (days, buckets) in table {
+            assert_eq!(counted(days).buckets, buckets, "{days:?}");
+        }
+    }
+
+    #[test]
+    fn windows_are_n_full_days_and_today_against_the_n_days_before() {
+        let activity = counted(&[1, 2, 3, 3, 4, 5, 6, 7]);
+        // as of day, recent, prior
+        let table = [(7, 4, 4), (8, 3, 4), (9, 2, 4), (10, 1, 3), (11, 0, 3), (13, 0, 1), (14, 0, 0), (1_000, 0, 0)];
+        for (as_of, recent, prior) in table {
+            assert_eq!(activity.windows(day(as_of), &RULE), Windows { recent, prior }, "as of day {as_of}");
+        }
+    }
+
+    #[test]
+    fn declining_takes_a_baseline_and_holds_at_equality() {
+        // prior, recent, declining
+        let table = [(4, 2, true), (4, 3, false), (3, 0, false), (5, 2, true), (5, 3, false), (0, 0, false)];
+        for (prior, recent, expected) in table {
+            assert_eq!(Windows { recent, prior }.decline(&RULE, 0.5), expected, "{recent} after {prior}");
+        }
+    }
+
+    #[test]
+    fn a_changed_window_finds_what_was_kept_and_zeros_beyond() {
+        let (wide, narrow) = (Declining { window_days: 60, ..RULE }, Declining { window_days: 1, ..RULE });
+        let mut activity = counted(&[1, 2, 3, 4]);
+        assert_eq!(activity.windows(day(5), &wide), Windows { recent: 4, prior: 0 });
+        activity.count(day(5), day(1), Some(&narrow));
+        assert_eq!(activity.buckets, [1, 1, 1]);
+        activity.count(day(6), day(1), None);
+        assert_eq!(activity.buckets, [0_u32; 0]);
+        assert_eq!(activity.next_declining_day(day(7), &wide), None);
+        let beyond = Declining { window_days: u16::MAX, ..RULE };
+        activity.count(day(900), day(1), Some(&beyond));
+        activity.count(day(0), day(1), Some(&beyond));
+        assert_eq!(activity.buckets, [1]);
+    }
+
+    #[test]
+    fn active_days_are_distinct_and_survive_a_restart() {
+        // days with activity in order of arrival, x
+        let table: [(&[i32], u32); 9] = [
+            (&[10, 10], 0),
+            (&[10, 138], 1),
+            (&[10, 11, 11, 13], 2),
+            (&[100, 37], 1),
+            (&[100, 37, 37], 1),
+            (&[10, 100, 11], 1),
+            (&[10, 100, 10], 1),
+            (&[10, 100, 9, 9, 8], 3),
+            (&[10, 500, 436, 437, 437], 2),
+        ];
+        for (days, repeats) in table {
+            assert_eq!(counted(days).repeat_days(), repeats, "{days:?}");
+        }
+        let mut activity = counted(&[1, 2, 3]);
+        activity.restart();
+        activity.count(day(3), day(1), Some(&RULE));
+        assert_eq!((activity.repeat_days(), activity.buckets), (2, vec![1]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_declining_day_is_the_first_that_a_search_finds(
+            days in proptest::collection::vec(-40_i32..40, 1..80),
+            window_days in 1_u16..20,
+            min_baseline in 0_u32..8,
+            decline_ratio in 0.0_f64..1.0,
+            ahead in -5_i32..60,
+        ) {
+            let rule = Declining { window_days, decline_ratio, min_baseline, recover_ratio: 1.0 };
+            let mut activity = Activity::first(day(days[0]), Some(&rule));
+            for &number in &days[1..] {
+                activity.count(day(number), day(-40), Some(&rule));
+            }
+            let last = *days.iter().max().expect("there is one");
+            let within = |from: i32, to: i32| days.iter().filter(|&&number| from <= number && number <= to).count();
+            let n = i32::from(window_days);
+            let declining = |as_of: i32| {
+                let (prior, recent) = (within(as_of - 2 * n, as_of - n - 1), within(as_of - n, as_of));
+                #[expect(clippy::cast_precision_loss, reason = "at most 80")]
+                let fallen = recent as f64 <= decline_ratio * prior as f64;
+                prior >= min_baseline as usize && fallen
+            };
+            let from = (last + 1).max(last + ahead);
+            let expected = (from..from + 200).find(|&as_of| declining(as_of)).map(day);
+            prop_assert_eq!(activity.next_declining_day(day(last + ahead), &rule), expected);
+            prop_assert_eq!(activity.declines(day(last), &rule, decline_ratio), declining(last));
+        }
+    }
 }

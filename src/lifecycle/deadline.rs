@@ -80,7 +80,7 @@ impl Life {
         self.activity.next_declining_day(from, rule).map(crate::time::Day::start)
     }
 
-    /// When *low_probability* first holds.
+    /// When `low_probability` first holds.
     fn low_probability_from(&self, policy: &Policy) -> Option<EventTime> {
         policy.survival.as_ref()?.deadline(self.history(), self.first_active, self.last_active)
     }

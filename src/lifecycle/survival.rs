@@ -49,7 +49,7 @@ impl Survival {
         Some((self.alpha + history.recency_days) * odds.powf(1.0 / (self.r + x)) - self.alpha)
     }
 
-    /// The first millisecond, never before `last_active`, from which the user is at risk by *low_probability*. `None`
+    /// The first millisecond, never before `last_active`, from which the user is at risk by `low_probability`. `None`
     /// without a threshold and for users with fewer than `min_repeat` repeats.
     #[must_use]
     pub fn deadline(&self, history: History, first_active: EventTime, last_active: EventTime) -> Option<EventTime> {
@@ -65,4 +65,85 @@ impl Survival {
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a float cast saturates, as wanted")]
 fn days_rounded_up(days: f64) -> Span {
     Span::from_millis((days * DAY_MS as f64).ceil() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The published estimates for the customers of the online shop of `tests/data`; their time unit is the week, and
+    /// the formulas hold for any unit as long as it is one.
+    const WEEKS: Survival =
+        Survival { r: 0.243, alpha: 4.414, a: 0.793, b: 2.426, threshold: Some(0.5), min_repeat: 2 };
+
+    /// The same in days.
+    const DAYS: Survival = Survival { alpha: 4.414 * 7.0, ..WEEKS };
+
+    fn history(repeat_days: u32, recency_days: f64) -> History {
+        History { repeat_days, recency_days }
+    }
+
+    #[test]
+    fn the_probability_is_the_published_one() {
+        let table = [(2, 30.43, 38.86, 0.726_579), (1, 1.71, 38.86, 0.212_101), (7, 29.43, 38.86, 0.641_756)];
+        for (x, recency, age, expected) in table {
+            let found = WEEKS.p_alive(history(x, recency), age);
+            assert!((found - expected).abs() < 5e-7, "x = {x}: {found}");
+            let in_days = DAYS.p_alive(history(x, recency * 7.0), age * 7.0);
+            assert!((in_days - found).abs() < 1e-12, "x = {x}: {in_days}");
+        }
+    }
+
+    #[test]
+    fn who_never_came_back_has_no_chance_to_have_left() {
+        assert!((WEEKS.p_alive(history(0, 0.0), 1e6) - 1.0).abs() < f64::EPSILON);
+        assert_eq!(WEEKS.age_at(history(0, 0.0), 0.5), None);
+    }
+
+    #[test]
+    fn the_age_at_a_threshold_is_the_published_one_and_inverts_the_probability() {
+        let found = WEEKS.age_at(history(2, 30.43), 0.5).expect("there are repeats");
+        assert!((found - 62.4913).abs() < 5e-5, "{found}");
+        for x in [1, 2, 5, 40, 3_000] {
+            for p in [0.05, 0.3, 0.5, 0.9] {
+                let age = WEEKS.age_at(history(x, 30.0), p).expect("there are repeats");
+                assert!((WEEKS.p_alive(history(x, 30.0), age) - p).abs() < 1e-9, "x = {x}, p = {p}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_deadline_is_the_first_millisecond_at_which_the_threshold_is_reached() {
+        let (first, last) = (EventTime::from_millis(1_000), EventTime::from_millis(1_000 + 100 * DAY_MS));
+        let deadline = DAYS.deadline(history(2, 100.0), first, last).expect("two repeats are enough");
+        let p_at = |at: EventTime| DAYS.p_alive(history(2, 100.0), (at - first).as_days());
+        assert!(deadline > last);
+        assert!(p_at(deadline) <= 0.5);
+        assert!(p_at(deadline - Span::from_millis(1)) > 0.5);
+    }
+
+    #[test]
+    fn the_deadline_is_never_before_the_last_activity() {
+        let last = EventTime::from_millis(30 * DAY_MS);
+        let strict = Survival { threshold: Some(0.99), ..DAYS };
+        assert!(strict.age_at(history(2, 30.0), 0.99).expect("there are repeats") < 30.0);
+        assert_eq!(strict.deadline(history(2, 30.0), EventTime::from_millis(0), last), Some(last));
+    }
+
+    #[test]
+    fn without_a_threshold_or_enough_repeats_there_is_no_deadline() {
+        let (first, last) = (EventTime::from_millis(0), EventTime::from_millis(30 * DAY_MS));
+        let only_reported = Survival { threshold: None, ..DAYS };
+        assert_eq!(only_reported.deadline(history(5, 30.0), first, last), None);
+        assert_eq!(DAYS.deadline(history(1, 30.0), first, last), None);
+        assert_eq!(Survival { min_repeat: 0, ..DAYS }.deadline(history(0, 0.0), first, last), None);
+        assert!(Survival { min_repeat: 1, ..DAYS }.deadline(history(1, 30.0), first, last).is_some());
+    }
+
+    #[test]
+    fn a_deadline_past_all_calendars_saturates() {
+        let lasting = Survival { threshold: Some(1e-300), ..DAYS };
+        let at = lasting.deadline(history(2, 30.0), EventTime::from_millis(0), EventTime::from_millis(0));
+        assert_eq!(at, Some(EventTime::MAX));
+    }
 }
