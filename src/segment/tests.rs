@@ -91,6 +91,13 @@ fn conditions_read_the_whole_record() {
 }
 
 #[test]
+fn escapes_in_a_property_are_the_characters_that_they_stand_for() {
+    let user = user(&[(0, r#""pr\u006f""#)]);
+    assert_eq!(holds(r#"properties.plan == "pro""#, &user), Ok(true));
+    assert_eq!(holds(r#"properties.plan == "free""#, &user), Ok(false));
+}
+
+#[test]
 fn a_condition_that_can_never_be_meant_is_refused() {
     let deep = format!("{}true{}", "(".repeat(3000), ")".repeat(3000));
     let bangs = format!("{}true", "!".repeat(4000));
@@ -226,6 +233,22 @@ fn a_user_enters_and_leaves_by_time_and_leaves_on_return() {
         of("never_activated_churned", Action::Exited, day(101), 6, Cause::Transition(5)),
     ];
     assert_eq!(log.moves, expected);
+}
+
+/// An activity of day 20 comes after the entry of day 30: the entry was wrong from its own moment on, and nothing is dated
+/// before what was already said.
+#[test]
+fn a_late_event_takes_an_entry_back_as_of_the_entry() {
+    let (policy, segments) = (Policy::default(), shipped());
+    let live = Live { policy: &policy, segments: &segments };
+    let (mut user, mut standing, mut log) = (User::default(), Standing::default(), Log::default());
+    let day = |days: i64| hour(24 * days);
+    let _ = live.record(&event(day(0), &[]), &mut user, &mut standing, &mut log);
+    let _ = live.advance("u", &mut user, &mut standing, day(40), &mut log);
+    let _ = live.record(&event(day(20), &[]), &mut user, &mut standing, &mut log);
+    let _ = live.advance("u", &mut user, &mut standing, day(55), &mut log);
+    let moves: Vec<(Action, EventTime)> = log.moves.iter().map(|(_, action, at, ..)| (*action, *at)).collect();
+    assert_eq!(moves, [(Action::Entered, day(30)), (Action::Exited, day(30)), (Action::Entered, day(50))]);
 }
 
 #[test]
