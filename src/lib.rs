@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod calibrate;
 pub mod event;
 pub mod generate;
 pub mod http;
@@ -9,7 +10,9 @@ pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
 pub mod rules;
+pub mod segment;
 pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
+pub mod win_back;
