@@ -13,3 +13,5 @@ pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
+pub mod cli;
+pub mod replay;
