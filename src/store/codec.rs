@@ -1,12 +1,386 @@
-//! The persisted values.
+//! The persisted user: compact, versioned, and identical in RocksDB and the changelog.
+//!
+//! Version 1. All numbers are LEB128 varints, signed ones zigzag; times are distances from the last activity:
+//!
+//! | part | bytes |
+//! |------|-------|
+//! | version, flags | 2 |
+//! | armed deadline, if any (first, so that [`armed`] need not read the rest) | 6 |
+//! | generation, seq | 2 |
+//! | ids, if any: their number, then 5 bytes each | 1 + 5n |
+//! | properties, if any: their number, then index and text | |
+//! | life, if any: state and reason (1 byte), times, totals, names, days | about 30 |
+//!
+//! A name that is in the list already is a reference to its place. Days are small numbers, with runs of empty days as
+//! zero and length. Reading takes every byte or says [`StoreError::Damaged`]: torn values never pass.
 
-use crate::lifecycle::User;
+use crate::lifecycle::activity::{Activity, MAX_BUCKETS};
+use crate::lifecycle::user::{LAST_EVENTS, Life, RECENT_IDS, User};
+use crate::lifecycle::{Reason, State};
 use crate::store::StoreError;
+use crate::store::bytes::{Reader, put_before, put_i64, put_text, put_u64};
+use crate::time::{Day, EventTime};
+
+const VERSION: u8 = 1;
+const WHAT: &str = "a user";
+const ID_LEN: usize = 5;
+
+const HAS_LIFE: u8 = 1;
+const HAS_ARMED: u8 = 1 << 1;
+const HAS_IDS: u8 = 1 << 2;
+const HAS_PROPERTIES: u8 = 1 << 3;
+const HAS_ACTIVATED: u8 = 1 << 4;
+const HAS_ABSENCE: u8 = 1 << 5;
+const KNOWN_FLAGS: u8 = HAS_LIFE | HAS_ARMED | HAS_IDS | HAS_PROPERTIES | HAS_ACTIVATED | HAS_ABSENCE;
+
+/// Appends a user.
+///
+/// # Panics
+/// If the user breaks a bound of its own type (ids, names, day buckets): it must not reach the disk.
+pub fn encode_user(user: &User, out: &mut Vec<u8>) {
+    let User { seq, life, recent_ids, properties, generation, armed } = user;
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    out.push(VERSION);
+    out.push(
+        flag(life.is_some(), HAS_LIFE)
+            | flag(armed.is_some(), HAS_ARMED)
+            | flag(!recent_ids.is_empty(), HAS_IDS)
+            | flag(!properties.is_empty(), HAS_PROPERTIES)
+            | flag(life.as_ref().is_some_and(|life| life.activated_at.is_some()), HAS_ACTIVATED)
+            | flag(life.as_ref().is_some_and(|life| life.absent_since.is_some()), HAS_ABSENCE),
+    );
+    if let Some(armed) = armed {
+        put_i64(out, armed.as_millis());
+    }
+    put_u64(out, u64::from(*generation));
+    put_u64(out, *seq);
+    if !recent_ids.is_empty() {
+        assert!(recent_ids.len() <= RECENT_IDS, "a user keeps at most {RECENT_IDS} ids");
+        put_u64(out, recent_ids.len() as u64);
+        for id in recent_ids {
+            assert!(id >> (8 * ID_LEN) == 0, "an id's hash has 40 bits");
+            out.extend_from_slice(&id.to_le_bytes()[..ID_LEN]);
+        }
+    }
+    if !properties.is_empty() {
+        put_u64(out, properties.len() as u64);
+        for (index, value) in properties {
+            put_u64(out, u64::from(*index));
+            put_text(out, value);
+        }
+    }
+    if let Some(life) = life {
+        encode_life(life, out);
+    }
+}
 
 /// Reads a user back.
 ///
 /// # Errors
-/// [`StoreError::UnknownVersion`] or [`StoreError::Damaged`].
+/// [`StoreError::UnknownVersion`], or [`StoreError::Damaged`] for anything that [`encode_user`] does not write.
 pub fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
-    todo!("{bytes:?}")
+    let mut from = Reader::new(bytes, WHAT);
+    let (flags, armed) = decode_head(&mut from)?;
+    let generation = from.u32()?;
+    let seq = from.u64()?;
+    let mut recent_ids = Vec::new();
+    if flags & HAS_IDS != 0 {
+        let count = from.count()?;
+        if count > RECENT_IDS {
+            return Err(from.damaged("it has too many ids"));
+        }
+        recent_ids.reserve_exact(RECENT_IDS);
+        for id in from.take(count * ID_LEN)?.chunks_exact(ID_LEN) {
+            let mut wide = [0; 8];
+            wide[..ID_LEN].copy_from_slice(id);
+            recent_ids.push(u64::from_le_bytes(wide));
+        }
+    }
+    let mut properties = Vec::new();
+    if flags & HAS_PROPERTIES != 0 {
+        let count = from.count()?;
+        properties.reserve_exact(count);
+        for _ in 0..count {
+            properties.push((from.u16()?, from.text()?.into()));
+        }
+    }
+    let life = if flags & HAS_LIFE == 0 { None } else { Some(decode_life(&mut from, flags)?) };
+    from.end()?;
+    Ok(User { seq, life, recent_ids, properties, generation, armed })
+}
+
+/// The armed deadline of an encoded user.
+///
+/// # Errors
+/// As [`decode_user`], for what has to be read.
+pub fn armed(bytes: &[u8]) -> Result<Option<EventTime>, StoreError> {
+    Ok(decode_head(&mut Reader::new(bytes, WHAT))?.1)
+}
+
+fn decode_head(from: &mut Reader<'_>) -> Result<(u8, Option<EventTime>), StoreError> {
+    from.version(VERSION)?;
+    let flags = from.byte()?;
+    if flags & !KNOWN_FLAGS != 0 || (flags & HAS_LIFE == 0 && flags & (HAS_ACTIVATED | HAS_ABSENCE) != 0) {
+        return Err(from.damaged("it has impossible flags"));
+    }
+    let armed = if flags & HAS_ARMED == 0 { None } else { Some(EventTime::from_millis(from.i64()?)) };
+    Ok((flags, armed))
+}
+
+fn encode_life(life: &Life, out: &mut Vec<u8>) {
+    let Life {
+        state,
+        since,
+        reason,
+        first_active,
+        last_active,
+        activated_at,
+        absent_since,
+        total_events,
+        core_actions,
+        last_events,
+        activity,
+    } = life;
+    // Two bits and three: `State` and `Reason` have frozen numbers.
+    out.push(*state as u8 | (*reason as u8) << 2);
+    put_i64(out, last_active.as_millis());
+    put_before(out, *last_active, *since);
+    put_before(out, *last_active, *first_active);
+    if let Some(at) = activated_at {
+        put_before(out, *at, *first_active);
+    }
+    if let Some(at) = absent_since {
+        put_before(out, *at, *last_active);
+    }
+    put_u64(out, *total_events);
+    put_u64(out, *core_actions);
+    encode_names(last_events, out);
+    encode_activity(activity, last_active.day(), out);
+}
+
+fn decode_life(from: &mut Reader<'_>, flags: u8) -> Result<Life, StoreError> {
+    let judged = from.byte()?;
+    let state = State::ALL[usize::from(judged & 3)];
+    let Some(&reason) = Reason::ALL.get(usize::from(judged >> 2)) else {
+        return Err(from.damaged("it has an unknown reason"));
+    };
+    let last_active = EventTime::from_millis(from.i64()?);
+    let since = from.before(last_active)?;
+    let first_active = from.before(last_active)?;
+    let mut after = |base: EventTime, flag: u8| -> Result<Option<EventTime>, StoreError> {
+        if flags & flag == 0 {
+            return Ok(None);
+        }
+        Ok(Some(EventTime::from_millis(base.as_millis().wrapping_add(from.i64()?))))
+    };
+    let activated_at = after(first_active, HAS_ACTIVATED)?;
+    let absent_since = after(last_active, HAS_ABSENCE)?;
+    Ok(Life {
+        state,
+        since,
+        reason,
+        first_active,
+        last_active,
+        activated_at,
+        absent_since,
+        total_events: from.u64()?,
+        core_actions: from.u64()?,
+        last_events: decode_names(from)?,
+        activity: decode_activity(from, last_active.day())?,
+    })
+}
+
+/// Each name is `len << 1` and its text, or `place << 1 | 1` of the same name earlier in the list.
+fn encode_names(names: &[Box<str>], out: &mut Vec<u8>) {
+    assert!(names.len() <= LAST_EVENTS, "a user keeps at most {LAST_EVENTS} names");
+    put_u64(out, names.len() as u64);
+    for (place, name) in names.iter().enumerate() {
+        if let Some(earlier) = names[..place].iter().position(|earlier| earlier == name) {
+            put_u64(out, (earlier as u64) << 1 | 1);
+        } else {
+            put_u64(out, (name.len() as u64) << 1);
+            out.extend_from_slice(name.as_bytes());
+        }
+    }
+}
+
+fn decode_names(from: &mut Reader<'_>) -> Result<Vec<Box<str>>, StoreError> {
+    let count = from.count()?;
+    if count > LAST_EVENTS {
+        return Err(from.damaged("it has too many names"));
+    }
+    let mut names: Vec<Box<str>> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let head = from.u64()?;
+        let size = usize::try_from(head >> 1).unwrap_or(usize::MAX);
+        let name = if head & 1 == 0 {
+            from.text_of(size)?.into()
+        } else {
+            names.get(size).ok_or_else(|| from.damaged("a name refers to nothing"))?.clone()
+        };
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn encode_activity(activity: &Activity, last_active: Day, out: &mut Vec<u8>) {
+    let Activity { last_day, buckets, active_mask, active_days } = activity;
+    put_i64(out, i64::from(last_day.number()) - i64::from(last_active.number()));
+    assert!(buckets.len() <= MAX_BUCKETS, "a user keeps at most {MAX_BUCKETS} days");
+    put_u64(out, buckets.len() as u64);
+    let mut rest = buckets.as_slice();
+    while let Some((&count, tail)) = rest.split_first() {
+        put_u64(out, u64::from(count));
+        rest = tail;
+        if count == 0 {
+            let more = tail.iter().take_while(|&&count| count == 0).count();
+            put_u64(out, more as u64);
+            rest = &tail[more..];
+        }
+    }
+    put_u64(out, *active_mask);
+    put_u64(out, u64::from(*active_days));
+}
+
+fn decode_activity(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, StoreError> {
+    let number = i64::from(last_active.number()).checked_add(from.i64()?).and_then(|day| i32::try_from(day).ok());
+    let last_day = Day::from_number(number.ok_or_else(|| from.damaged("a day is out of range"))?);
+    let count = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
+    if count > MAX_BUCKETS {
+        return Err(from.damaged("it has too many days"));
+    }
+    let mut buckets = Vec::with_capacity(count);
+    while buckets.len() < count {
+        let value = from.u32()?;
+        let more = if value == 0 { usize::try_from(from.u64()?).unwrap_or(usize::MAX) } else { 0 };
+        if more >= count - buckets.len() {
+            return Err(from.damaged("a run of days is too long"));
+        }
+        buckets.resize(buckets.len() + 1 + more, value);
+    }
+    Ok(Activity { last_day, buckets, active_mask: from.u64()?, active_days: from.u32()? })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn time() -> impl Strategy<Value = EventTime> {
+        prop_oneof![any::<i64>(), 800_000_000_000_i64..1_800_000_000_000].prop_map(EventTime::from_millis)
+    }
+
+    fn lives() -> impl Strategy<Value = Life> {
+        let judged = (0..State::ALL.len(), 0..Reason::ALL.len());
+        let times = (time(), time(), time(), option::of(time()), option::of(time()));
+        let names = vec(prop_oneof![Just("opened".to_owned()), "\\PC{0,9}"], 0..=LAST_EVENTS);
+        let days = (any::<i32>(), vec(0..3_u32, 0..=MAX_BUCKETS), any::<u64>(), any::<u32>());
+        (judged, times, any::<[u64; 2]>(), names, days).prop_map(|(judged, times, totals, names, days)| Life {
+            state: State::ALL[judged.0],
+            reason: Reason::ALL[judged.1],
+            since: times.0,
+            first_active: times.1,
+            last_active: times.2,
+            activated_at: times.3,
+            absent_since: times.4,
+            total_events: totals[0],
+            core_actions: totals[1],
+            last_events: names.into_iter().map(String::into_boxed_str).collect(),
+            activity: Activity {
+                last_day: Day::from_number(days.0),
+                buckets: days.1,
+                active_mask: days.2,
+                active_days: days.3,
+            },
+        })
+    }
+
+    /// Any user that the type allows.
+    pub(crate) fn users() -> impl Strategy<Value = User> {
+        let ids = vec(0..1_u64 << 40, 0..=RECENT_IDS);
+        let properties = vec((any::<u16>(), "\\PC{0,12}"), 0..4);
+        (any::<u64>(), option::of(lives()), ids, properties, any::<u32>(), option::of(time())).prop_map(
+            |(seq, life, recent_ids, properties, generation, armed)| User {
+                seq,
+                life,
+                recent_ids,
+                properties: properties.into_iter().map(|(index, text)| (index, text.into())).collect(),
+                generation,
+                armed,
+            },
+        )
+    }
+
+    fn encoded(user: &User) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_user(user, &mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn decode_of_encode_is_identity(user in users()) {
+            let bytes = encoded(&user);
+            prop_assert_eq!(armed(&bytes).expect("what is written reads"), user.armed);
+            prop_assert_eq!(decode_user(&bytes).expect("what is written reads"), user);
+        }
+
+        #[test]
+        fn torn_bytes_are_damaged(user in users(), more in 1..9_usize) {
+            let bytes = encoded(&user);
+            for len in 0..bytes.len() {
+                prop_assert!(matches!(decode_user(&bytes[..len]), Err(StoreError::Damaged { .. })), "{len} bytes pass");
+            }
+            let longer = [&bytes[..], &vec![0; more][..]].concat();
+            prop_assert!(matches!(decode_user(&longer), Err(StoreError::Damaged { .. })));
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_read(mut bytes in vec(any::<u8>(), 0..200)) {
+            let _ = decode_user(&bytes).is_ok();
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            let _ = decode_user(&bytes).is_ok();
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_named() {
+        let mut bytes = encoded(&User::default());
+        bytes[0] = 2;
+        assert!(matches!(decode_user(&bytes), Err(StoreError::UnknownVersion { version: 2, known: 1, .. })));
+    }
+
+    /// Version 1 is frozen: these bytes are on disks and in changelogs.
+    #[test]
+    fn version_1_stays_as_it_is() {
+        let at = EventTime::from_millis(1_700_000_000_000);
+        let user = User {
+            seq: 3,
+            life: Some(Life {
+                state: State::AtRisk,
+                since: at + crate::time::Span::from_days(1),
+                reason: Reason::Declining,
+                first_active: at,
+                last_active: at,
+                activated_at: Some(at),
+                absent_since: None,
+                total_events: 5,
+                core_actions: 2,
+                last_events: vec!["a".into(), "b".into(), "a".into()],
+                activity: Activity { last_day: at.day(), buckets: vec![2, 0, 0, 3], active_mask: 9, active_days: 2 },
+            }),
+            recent_ids: vec![0x01_0203_0405],
+            properties: vec![(1, "7".into())],
+            generation: 1,
+            armed: Some(at),
+        };
+        let hex: String = encoded(&user).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, FROZEN);
+    }
+
+    const FROZEN: &str = "";
 }

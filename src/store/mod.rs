@@ -4,6 +4,7 @@
 //! The store is written only after the Kafka transaction that holds the same changes has committed; it may be behind
 //! Kafka, never ahead of it.
 
+pub(crate) mod bytes;
 pub mod codec;
 pub mod key;
 pub mod memory;
@@ -77,6 +78,14 @@ pub trait Store {
 /// What went wrong below the shard. All of them stop the worker: the changelog still has everything.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Another process has the folder open.
+    #[error("the state folder {path} is in use by another process ({source}): stop it, or give this one its own state.dir")]
+    Locked {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
     /// RocksDB said no (disk full, damaged files, no permission).
     #[error("the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again")]
     Database {

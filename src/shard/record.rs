@@ -1,0 +1,182 @@
+//! The shard's own record: what a shard is beside its users. In the changelog under `s`, and in the store (SPEC section
+//! 7: what the shard resumes from).
+
+use crate::shard::cohort::Cohorts;
+use crate::shard::watermark::Watermark;
+use crate::store::StoreError;
+use crate::store::bytes::{Reader, put_i64, put_text, put_u64};
+use crate::time::{EventTime, WallTime};
+
+const VERSION: u8 = 1;
+
+/// What a shard is beside its users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardRecord {
+    /// How many partitions the input topic had.
+    pub input_partitions: i32,
+    /// The next input offset; everything before it is included. `None` before the first record.
+    pub position: Option<i64>,
+    /// Event time.
+    pub watermark: Watermark,
+    /// Of the policy that judges.
+    pub fingerprint: u64,
+    /// How often the policy has changed.
+    pub generation: u32,
+    /// The moment as of which users of earlier generations are judged again.
+    pub judged_at: EventTime,
+    /// How far that has come; `None` when it is done.
+    pub rejudging: Option<Rejudging>,
+    /// The sizes of the cohorts.
+    pub cohorts: Cohorts,
+    /// Every property that was ever tracked: users refer to their places, so names are only ever added.
+    pub properties: Vec<String>,
+}
+
+/// How far the judging of all users by a changed policy has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejudging {
+    /// The last user judged, in order of ids; `None` at the start.
+    pub after: Option<Box<str>>,
+}
+
+impl ShardRecord {
+    /// Appends the record.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let Self {
+            input_partitions,
+            position,
+            watermark,
+            fingerprint,
+            generation,
+            judged_at,
+            rejudging,
+            cohorts,
+            properties,
+        } = self;
+        out.push(VERSION);
+        put_i64(out, i64::from(*input_partitions));
+        put_option(out, *position);
+        put_i64(out, watermark.at().as_millis());
+        put_option(out, watermark.last_received().map(WallTime::as_millis));
+        out.extend_from_slice(&fingerprint.to_le_bytes());
+        put_u64(out, u64::from(*generation));
+        put_i64(out, judged_at.as_millis());
+        match rejudging {
+            None => out.push(0),
+            // No user has an empty id, so an empty text is the start.
+            Some(Rejudging { after }) => {
+                out.push(1);
+                put_text(out, after.as_deref().unwrap_or_default());
+            }
+        }
+        for class in Cohorts::classes() {
+            put_u64(out, cohorts.of(class));
+        }
+        put_u64(out, properties.len() as u64);
+        for name in properties {
+            put_text(out, name);
+        }
+    }
+
+    /// Reads a record back.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownVersion`] or [`StoreError::Damaged`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut from = Reader::new(bytes, "a shard record");
+        from.version(VERSION)?;
+        let input_partitions =
+            i32::try_from(from.i64()?).map_err(|_| from.damaged("the number of partitions is out of range"))?;
+        let position = option(&mut from)?;
+        let at = EventTime::from_millis(from.i64()?);
+        let watermark = Watermark::restored(at, option(&mut from)?.map(WallTime::from_millis));
+        let mut fingerprint = [0; 8];
+        fingerprint.copy_from_slice(from.take(8)?);
+        let generation = from.u32()?;
+        let judged_at = EventTime::from_millis(from.i64()?);
+        let rejudging = match from.byte()? {
+            0 => None,
+            1 => {
+                let after = from.text()?;
+                Some(Rejudging { after: if after.is_empty() { None } else { Some(after.into()) } })
+            }
+            _ => return Err(from.damaged("it has an impossible flag")),
+        };
+        let mut cohorts = Cohorts::default();
+        for class in Cohorts::classes() {
+            cohorts.set(class, from.u64()?);
+        }
+        let count = from.count()?;
+        let properties = (0..count).map(|_| from.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        from.end()?;
+        Ok(Self {
+            input_partitions,
+            position,
+            watermark,
+            fingerprint: u64::from_le_bytes(fingerprint),
+            generation,
+            judged_at,
+            rejudging,
+            cohorts,
+            properties,
+        })
+    }
+}
+
+fn put_option(out: &mut Vec<u8>, value: Option<i64>) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put_i64(out, value);
+    }
+}
+
+fn option(from: &mut Reader<'_>) -> Result<Option<i64>, StoreError> {
+    match from.byte()? {
+        0 => Ok(None),
+        1 => from.i64().map(Some),
+        _ => Err(from.damaged("it has an impossible flag")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn records() -> impl Strategy<Value = ShardRecord> {
+        let numbers = (any::<i32>(), option::of(any::<i64>()), any::<i64>(), option::of(any::<i64>()), any::<u64>());
+        let judged = (any::<u32>(), any::<i64>(), option::of(option::of("\\PC{1,9}")));
+        let rest = (any::<[u32; 9]>(), proptest::collection::vec("\\PC{0,9}", 0..4));
+        (numbers, judged, rest).prop_map(|(numbers, judged, (sizes, properties))| {
+            let mut cohorts = Cohorts::default();
+            Cohorts::classes().zip(sizes).for_each(|(class, size)| cohorts.set(class, u64::from(size)));
+            let at = EventTime::from_millis(numbers.2);
+            ShardRecord {
+                input_partitions: numbers.0,
+                position: numbers.1,
+                watermark: Watermark::restored(at, numbers.3.map(WallTime::from_millis)),
+                fingerprint: numbers.4,
+                generation: judged.0,
+                judged_at: EventTime::from_millis(judged.1),
+                rejudging: judged.2.map(|after| Rejudging { after: after.map(Into::into) }),
+                cohorts,
+                properties,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn decode_of_encode_is_identity_and_torn_bytes_are_damaged(record in records()) {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            prop_assert_eq!(ShardRecord::decode(&bytes).expect("what is written reads"), record);
+            for len in 0..bytes.len() {
+                prop_assert!(matches!(ShardRecord::decode(&bytes[..len]), Err(StoreError::Damaged { .. })));
+            }
+            bytes[0] = 9;
+            prop_assert!(matches!(ShardRecord::decode(&bytes), Err(StoreError::UnknownVersion { version: 9, .. })));
+        }
+    }
+}
