@@ -9,8 +9,7 @@ use crate::time::{EventTime, Span};
 
 /// Share of each hour of the day in what people do, in thousandths: little at night, a morning and an evening peak (UTC
 /// shifted by the person's own zone).
-const HOURS: [u32; 24] =
-    [8, 5, 3, 3, 4, 8, 18, 35, 58, 68, 66, 60, 54, 56, 60, 60, 56, 52, 54, 62, 70, 64, 48, 28];
+const HOURS: [u32; 24] = [8, 5, 3, 3, 4, 8, 18, 35, 58, 68, 66, 60, 54, 56, 60, 60, 56, 52, 54, 62, 70, 64, 48, 28];
 
 const COUNTRIES: [&str; 8] = ["US", "DE", "BR", "IN", "GB", "FR", "JP", "NG"];
 

@@ -186,7 +186,8 @@ mod tests {
         let mut mark = Watermark::default();
         mark.accept(event(0), wall(0), &rules);
         for deadline in [1, 3_000, HOUR, DAY - 10_000] {
-            let wait = mark.reaches(event(deadline), wall(7), &rules).unwrap_or_else(|| panic!("{deadline} is reached"));
+            let wait =
+                mark.reaches(event(deadline), wall(7), &rules).unwrap_or_else(|| panic!("{deadline} is reached"));
             let (mut before, mut then) = (mark, mark);
             before.tick(wall(7) + wait + Span::from_millis(-1), true, &rules);
             then.tick(wall(7) + wait, true, &rules);

@@ -331,10 +331,12 @@ pub(crate) mod tests {
         fn torn_bytes_are_damaged(user in users(), more in 1..9_usize) {
             let bytes = encoded(&user);
             for len in 0..bytes.len() {
-                prop_assert!(matches!(decode_user(&bytes[..len]), Err(StoreError::Damaged { .. })), "{len} bytes pass");
+                let torn = matches!(decode_user(&bytes[..len]), Err(StoreError::Damaged { .. }));
+                prop_assert!(torn, "{len} bytes pass");
             }
             let longer = [&bytes[..], &vec![0; more][..]].concat();
-            prop_assert!(matches!(decode_user(&longer), Err(StoreError::Damaged { .. })));
+            let refused = matches!(decode_user(&longer), Err(StoreError::Damaged { .. }));
+            prop_assert!(refused);
         }
 
         #[test]

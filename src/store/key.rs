@@ -45,7 +45,9 @@ pub fn changelog_user(user_id: &str) -> Vec<u8> {
 pub fn read_changelog(key: &[u8]) -> Result<ChangelogKey<'_>, StoreError> {
     match key {
         CHANGELOG_SHARD => Ok(ChangelogKey::Shard),
-        [CHANGELOG_USER, user_id @ ..] if !user_id.is_empty() => text(user_id, "a changelog key").map(ChangelogKey::User),
+        [CHANGELOG_USER, user_id @ ..] if !user_id.is_empty() => {
+            text(user_id, "a changelog key").map(ChangelogKey::User)
+        }
         _ => Err(damaged("a changelog key")),
     }
 }

@@ -79,7 +79,9 @@ pub trait Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the folder open.
-    #[error("the state folder {path} is in use by another process ({source}): stop it, or give this one its own state.dir")]
+    #[error(
+        "the state folder {path} is in use by another process ({source}): stop it, or give this one its own state.dir"
+    )]
     Locked {
         /// The folder.
         path: String,
@@ -87,7 +89,9 @@ pub enum StoreError {
         source: rocksdb::Error,
     },
     /// RocksDB said no (disk full, damaged files, no permission).
-    #[error("the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again")]
+    #[error(
+        "the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again"
+    )]
     Database {
         /// The folder.
         path: String,
@@ -95,13 +99,17 @@ pub enum StoreError {
         source: rocksdb::Error,
     },
     /// A stored value does not decode.
-    #[error("stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog")]
+    #[error(
+        "stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog"
+    )]
     Damaged {
         /// Which value, and why.
         what: String,
     },
     /// A stored value has a version that this build does not know.
-    #[error("stored state of {what} has version {version}, and this build knows up to {known}: start the newer Ebbtide again")]
+    #[error(
+        "stored state of {what} has version {version}, and this build knows up to {known}: start the newer Ebbtide again"
+    )]
     UnknownVersion {
         /// Which value.
         what: &'static str,

@@ -210,13 +210,16 @@ impl RocksStore {
 impl Store for RocksStore {
     fn user(&self, user_id: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let family = self.database.family(USERS);
-        self.database.db.get_cf(family, key::user(self.partition, user_id)).map_err(|source| self.database.error(source))
+        self.database
+            .db
+            .get_cf(family, key::user(self.partition, user_id))
+            .map_err(|source| self.database.error(source))
     }
 
     fn users(&self, user_ids: &[&str]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let keys: Vec<Vec<u8>> = user_ids.iter().map(|user_id| key::user(self.partition, user_id)).collect();
         let family = self.database.family(USERS);
-        let values = self.database.db.batched_multi_get_cf(family, &keys, false);
+        let values = self.database.db.batched_multi_get_cf(family, &keys, user_ids.is_sorted());
         values
             .into_iter()
             .map(|value| {
@@ -348,7 +351,11 @@ fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
 
 fn open_error(dir: &Path, source: rocksdb::Error) -> StoreError {
     let path = dir.display().to_string();
-    if source.to_string().contains("lock") { StoreError::Locked { path, source } } else { StoreError::Database { path, source } }
+    if source.to_string().contains("lock") {
+        StoreError::Locked { path, source }
+    } else {
+        StoreError::Database { path, source }
+    }
 }
 
 fn bytes(size: u64) -> usize {
@@ -382,7 +389,8 @@ mod tests {
         let database = Database::open(dir.path(), MEMORY).expect("opens");
         for partition in [0, 1, 2, 255, 256] {
             let users = vec![(Box::from("u"), Some(vec![1])), (Box::from("\u{10ffff}"), Some(vec![2]))];
-            let batch = Batch { users, arm: vec![deadline(i64::MAX - 1, 1)], changelog_position: Some(7), ..Batch::default() };
+            let batch =
+                Batch { users, arm: vec![deadline(i64::MAX - 1, 1)], changelog_position: Some(7), ..Batch::default() };
             database.shard(partition).write(batch).expect("writes");
         }
         database.flush().expect("flushes");
