@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ebbtide::lifecycle::policy::{Declining, Survival};
 use ebbtide::lifecycle::{Kind, Policy, Reason, State};
-use ebbtide::time::{DAY_MS, EventTime, Span};
+use ebbtide::shard::watermark::TimeRules;
+use ebbtide::time::{DAY_MS, EventTime};
 use serde_json::{Map, Value, json};
 
 /// What the input says, already known to be a usable event.
@@ -72,8 +73,9 @@ enum Next {
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     policy: Policy,
-    lateness: i64,
+    time: TimeRules,
     watermark: Option<i64>,
+    last_received: i64,
     users: BTreeMap<String, ModelUser>,
     /// Every transition record so far, without `detected_at`.
     pub(crate) transitions: Vec<Value>,
@@ -83,11 +85,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new(policy: Policy, lateness: Span) -> Self {
+    pub(crate) fn new(policy: Policy, time: TimeRules) -> Self {
         Self {
             policy,
-            lateness: lateness.as_millis(),
+            time,
             watermark: None,
+            last_received: i64::MIN,
             users: BTreeMap::new(),
             transitions: Vec::new(),
             states: BTreeMap::new(),
@@ -95,11 +98,13 @@ impl Model {
         }
     }
 
-    /// One input, after which time stands at the watermark that it moved.
-    pub(crate) fn apply(&mut self, input: &Input) {
+    /// One input, received at a wall time; afterwards time stands at the watermark that it moved.
+    pub(crate) fn apply(&mut self, input: &Input, wall: i64) {
         match input {
             Input::Event(event) => {
-                let watermark = (event.time - self.lateness).max(self.watermark.unwrap_or(i64::MIN));
+                let lateness = self.time.lateness.as_millis();
+                let watermark = (event.time - lateness).max(self.watermark.unwrap_or(i64::MIN));
+                self.last_received = self.last_received.max(wall);
                 self.watermark = Some(watermark);
                 self.with_user(&event.user, |user, sink| {
                     sink.advance(user, watermark);
@@ -124,19 +129,21 @@ impl Model {
         }
     }
 
-    /// Lets time pass for everybody.
-    pub(crate) fn advance(&mut self, watermark: EventTime) {
-        let watermark = watermark.as_millis().max(self.watermark.unwrap_or(i64::MIN));
-        self.watermark = Some(watermark);
-        for user in self.users.keys().cloned().collect::<Vec<_>>() {
-            self.with_user(&user, |user, sink| sink.advance(user, watermark));
+    /// The partition is read to its end, and wall time has come to `wall` (SPEC section 4).
+    pub(crate) fn pass(&mut self, wall: i64) {
+        let Some(watermark) = self.watermark else { return };
+        if wall - self.last_received >= self.time.idle_after.as_millis() {
+            let guard = self.time.silence_guard.map_or(i64::MAX, |guard| self.last_received + guard.as_millis());
+            self.watermark = Some(watermark.max(wall.min(guard) - self.time.lateness.as_millis()));
         }
+        self.catch_up();
     }
 
     /// Lets everything take effect that is due at the present watermark.
     pub(crate) fn catch_up(&mut self) {
-        if let Some(watermark) = self.watermark {
-            self.advance(EventTime::from_millis(watermark));
+        let Some(watermark) = self.watermark else { return };
+        for user in self.users.keys().cloned().collect::<Vec<_>>() {
+            self.with_user(&user, |user, sink| sink.advance(user, watermark));
         }
     }
 
