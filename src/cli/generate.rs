@@ -71,7 +71,13 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let count = if args.to_topic { to_topic(args, &population, &bar)? } else { to_file(args, &population, &bar)? };
     bar.finish_and_clear();
-    writeln!(io::stderr(), "{} events of {} people over {} days", grouped(count), grouped(args.users.into()), args.days)?;
+    writeln!(
+        io::stderr(),
+        "{} events of {} people over {} days",
+        grouped(count),
+        grouped(args.users.into()),
+        args.days
+    )?;
     Ok(())
 }
 

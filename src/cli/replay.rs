@@ -76,13 +76,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         None => latest(open(&args.file, args.quiet, "looking")?, config.events.clone(), SystemClock.now())?
             .ok_or_else(|| anyhow::anyhow!("{} holds no event", args.file.display()))?,
     };
-    let plan = Plan {
-        events: config.events,
-        policy: config.policy,
-        time: config.time,
-        until,
-        partitions: args.partitions,
-    };
+    let plan =
+        Plan { events: config.events, policy: config.policy, time: config.time, until, partitions: args.partitions };
     let input = open(&args.file, args.quiet, "replaying")?;
     let mut output = create(&args.output)?;
     let began = monotonic();
@@ -110,7 +105,13 @@ fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io:
     if left_out > 0 {
         let by_reason: Vec<String> =
             summary.dead_letters().map(|(why, count)| format!("{} {}", grouped(count), why.as_str())).collect();
-        writeln!(err, "{} of {} records left out: {}", grouped(left_out), grouped(summary.records), by_reason.join(", "))?;
+        writeln!(
+            err,
+            "{} of {} records left out: {}",
+            grouped(left_out),
+            grouped(summary.records),
+            by_reason.join(", ")
+        )?;
     }
     writeln!(
         err,

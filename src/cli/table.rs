@@ -13,7 +13,8 @@ const BAR: u64 = 30;
 #[must_use]
 pub fn cohorts(sizes: &Cohorts) -> String {
     let total = (sizes.total() - sizes.without_life()).max(1);
-    let mut text = format!("{:<10}{:>12}{:>17}{:>12}{:>8}\n", "state", "activated", "never activated", "users", "share");
+    let mut text =
+        format!("{:<10}{:>12}{:>17}{:>12}{:>8}\n", "state", "activated", "never activated", "users", "share");
     for state in State::ALL {
         let (activated, never) = (sizes.size(state, true), sizes.size(state, false));
         let users = activated + never;

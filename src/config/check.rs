@@ -64,8 +64,8 @@ impl Config {
         purpose: Purpose,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, &path.display().to_string(), purpose, env)
     }
 
@@ -82,7 +82,10 @@ impl Config {
         let mut root: Table = text
             .parse()
             .map_err(|error| ConfigError::Syntax { origin: origin.to_owned(), message: syntax(text, &error) })?;
-        if purpose == Purpose::Rules && !root.contains_key("policy") && POLICY_KEYS.iter().any(|key| root.contains_key(*key)) {
+        if purpose == Purpose::Rules
+            && !root.contains_key("policy")
+            && POLICY_KEYS.iter().any(|key| root.contains_key(*key))
+        {
             root = Table::from_iter([("policy".to_owned(), Value::Table(root))]);
         }
         let mut reader = Reader::new(root, env);
@@ -223,8 +226,8 @@ fn read_events(reader: &mut Reader, events: &mut EventRules) {
     } else {
         reader.problem("events.max_size", "must be 1B to 256MiB");
     }
-    let pointers = ["user_id", "name", "time", "id", "properties"]
-        .map(|field| reader.text(&format!("events.custom.{field}")));
+    let pointers =
+        ["user_id", "name", "time", "id", "properties"].map(|field| reader.text(&format!("events.custom.{field}")));
     if reader.has("events.custom") {
         let [user_id, name, time, id, properties] = pointers;
         for (field, pointer) in [("user_id", &user_id), ("name", &name), ("time", &time)] {
@@ -254,7 +257,9 @@ fn role(reader: &mut Reader, path: &str) -> Option<EventList> {
 fn event_list(reader: &mut Reader, path: &str) -> Option<EventList> {
     let items = reader.list(path)?;
     let patterns = items.into_iter().enumerate();
-    Some(EventList::new(patterns.filter_map(|(index, item)| pattern(reader, &format!("{path}[{index}]"), item)).collect()))
+    Some(EventList::new(
+        patterns.filter_map(|(index, item)| pattern(reader, &format!("{path}[{index}]"), item)).collect(),
+    ))
 }
 
 fn pattern(reader: &mut Reader, path: &str, item: Value) -> Option<EventPattern> {
@@ -318,7 +323,8 @@ fn read_policy(reader: &mut Reader) -> Policy {
     }
     if policy.lapsed_after > policy.churned_after {
         let (lapsed, churned) = (show(policy.lapsed_after), show(policy.churned_after));
-        reader.problem("policy.lapsed_after", format_args!("{lapsed} must not be longer than churned_after ({churned})"));
+        reader
+            .problem("policy.lapsed_after", format_args!("{lapsed} must not be longer than churned_after ({churned})"));
     }
     if let Some(forget) = policy.forget_after.filter(|forget| *forget <= policy.churned_after) {
         let (forget, churned) = (show(forget), show(policy.churned_after));
@@ -348,13 +354,11 @@ fn read_declining(reader: &mut Reader) -> Option<Declining> {
 
 fn read_survival(reader: &mut Reader) -> Option<Survival> {
     const PATH: &str = "policy.survival";
-    let off = reader.value(PATH).is_none_or(|value| is_off(&value));
-    if !reader.has(PATH) || off {
-        // Asked for all the same, so that a misspelt neighbour finds them as suggestions.
-        return None;
-    }
-    let table = match reader.value(PATH) {
-        Some(Value::Table(table)) => table,
+    let table = match reader.value(PATH)? {
+        // A section without keys is what is left of an example: nothing is meant by it.
+        Value::Table(table) if table.is_empty() => return None,
+        Value::Table(table) => table,
+        other if is_off(&other) => return None,
         _ => {
             reader.problem(PATH, "must be a table { r = .., alpha = .., a = .., b = .. }, or \"off\"");
             return None;
@@ -420,7 +424,9 @@ fn read_http(reader: &mut Reader, http: &mut HttpConfig) {
         reader.problem("http.token", "must not be empty: leave it out for an open API");
     }
     http.advertised = reader.text("http.advertised");
-    if let Some(url) = http.advertised.as_deref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+    if let Some(url) =
+        http.advertised.as_deref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://"))
+    {
         reader.problem("http.advertised", format_args!("`{url}` is no URL like http://host:8080"));
     }
 }
@@ -431,7 +437,9 @@ fn read_log(reader: &mut Reader, log: &mut LogConfig) {
             Ok(_) if is_filter(&level) => log.level = level,
             _ => reader.problem(
                 "log.level",
-                format_args!("`{level}` is none of error, warn, info, debug, trace, and no filter like info,ebbtide::kafka=debug"),
+                format_args!(
+                    "`{level}` is none of error, warn, info, debug, trace, and no filter like info,ebbtide::kafka=debug"
+                ),
             ),
         }
     }

@@ -36,13 +36,8 @@ impl Reader {
     /// Lays the environment over the file.
     #[must_use]
     pub fn new(root: Table, env: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut reader = Self {
-            root,
-            env: BTreeMap::new(),
-            known: BTreeSet::new(),
-            free: BTreeSet::new(),
-            problems: Vec::new(),
-        };
+        let mut reader =
+            Self { root, env: BTreeMap::new(), known: BTreeSet::new(), free: BTreeSet::new(), problems: Vec::new() };
         for (variable, text) in env {
             if let Some(path) = variable.strip_prefix(PREFIX).map(str::to_ascii_lowercase) {
                 if path.contains("__") || TOP_LEVEL.contains(&path.as_str()) {
@@ -330,7 +325,9 @@ impl Reader {
         let own: BTreeSet<&str> = self
             .known
             .iter()
-            .filter_map(|known| if prefix.is_empty() { Some(known.as_str()) } else { known.strip_prefix(prefix)?.strip_prefix('.') })
+            .filter_map(|known| {
+                if prefix.is_empty() { Some(known.as_str()) } else { known.strip_prefix(prefix)?.strip_prefix('.') }
+            })
             .map(|rest| rest.split('.').next().unwrap_or(rest))
             .collect();
         if let Some(found) = nearest(key, own.iter().copied()) {

@@ -196,7 +196,8 @@ impl Default for LogConfig {
 
 /// The host's name, or `ebbtide` where it has none that can be a name in Kafka.
 fn default_instance_id() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
     let name = name.unwrap_or_default().trim().to_owned();
     if check::is_kafka_name(&name) { name } else { "ebbtide".to_owned() }
 }
@@ -205,4 +206,3 @@ fn default_instance_id() -> String {
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(check::WORKERS_MAX)
 }
-

@@ -84,9 +84,14 @@ mod tests {
 
     #[test]
     fn lengths_of_time_are_read_as_people_write_them() {
-        for (text, millis) in
-            [("30d", 2_592_000_000), ("1d 12h", 129_600_000), ("2w", 1_209_600_000), ("250ms", 250), ("0s", 0), ("10 s", 10_000)]
-        {
+        for (text, millis) in [
+            ("30d", 2_592_000_000),
+            ("1d 12h", 129_600_000),
+            ("2w", 1_209_600_000),
+            ("250ms", 250),
+            ("0s", 0),
+            ("10 s", 10_000),
+        ] {
             assert_eq!(parse_span(text), Ok(Span::from_millis(millis)), "{text}");
         }
         for (text, says) in [

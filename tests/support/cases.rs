@@ -57,7 +57,8 @@ impl Case {
     pub(crate) fn new(seed: u64, shape: Shape) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut policy = random_policy(&mut rng);
-        let lateness = if shape.ordered { 0 } else { *[0, 10_000, HOUR_MS, 2 * DAY_MS].choose(&mut rng).expect("some") };
+        let lateness =
+            if shape.ordered { 0 } else { *[0, 10_000, HOUR_MS, 2 * DAY_MS].choose(&mut rng).expect("some") };
         let time = TimeRules {
             lateness: Span::from_millis(lateness),
             idle_after: Span::from_millis(5_000),
@@ -65,8 +66,9 @@ impl Case {
         };
         let default_roles = rng.random_bool(0.3);
         let first_policy = policy.clone();
-        let users: Vec<String> =
-            (0..rng.random_range(1..=4)).map(|number| ["u", "ü-", "a b:", "\"q\\"][number].repeat(number + 1)).collect();
+        let users: Vec<String> = (0..rng.random_range(1..=4))
+            .map(|number| ["u", "ü-", "a b:", "\"q\\"][number].repeat(number + 1))
+            .collect();
         let late_share = if shape.ordered { 0.0 } else { *[0.0, 0.1, 0.35].choose(&mut rng).expect("some") };
         let mut history: Vec<ModelEvent> = Vec::new();
         let mut steps = Vec::new();
@@ -139,13 +141,7 @@ pub(crate) fn native(event: &ModelEvent) -> Vec<u8> {
     serde_json::to_vec(&record).expect("JSON")
 }
 
-fn random_event(
-    rng: &mut ChaCha8Rng,
-    user: String,
-    time: i64,
-    id: Option<String>,
-    default_roles: bool,
-) -> ModelEvent {
+fn random_event(rng: &mut ChaCha8Rng, user: String, time: i64, id: Option<String>, default_roles: bool) -> ModelEvent {
     let name = *["visit", "visit", "core", "core", "activate_plan", "profile"].choose(rng).expect("some");
     let activity = name != "profile";
     let mut properties = BTreeMap::new();

@@ -191,7 +191,6 @@ impl Model {
     }
 }
 
-
 /// Judges one user; takes what happens.
 struct Judge<'a> {
     id: &'a str,
@@ -260,7 +259,8 @@ impl Judge<'_> {
                 self.change(user, State::Active, Kind::Reactivated, Reason::Activity, event.time);
             }
             Some(State::AtRisk) => {
-                let held = self.policy.declining.is_some_and(|rule| user.declines(event.time, rule, rule.recover_ratio));
+                let held =
+                    self.policy.declining.is_some_and(|rule| user.declines(event.time, rule, rule.recover_ratio));
                 if !held {
                     self.change(user, State::Active, Kind::Recovered, Reason::Activity, event.time);
                 }
@@ -485,8 +485,8 @@ impl ModelUser {
             moments.extend(turns.iter().filter(|turn| **turn >= floor));
         }
         for at in moments {
-            let declining = turns.contains(&at)
-                && policy.declining.is_some_and(|rule| self.declines(at, rule, rule.decline_ratio));
+            let declining =
+                turns.contains(&at) && policy.declining.is_some_and(|rule| self.declines(at, rule, rule.decline_ratio));
             let (judged, reason) = self.judge_with(at, policy, declining);
             if judged > state {
                 return Some((at, Next::Worse(judged, reason)));
