@@ -1,5 +1,6 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod calibrate;
@@ -9,6 +10,7 @@ pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
+pub mod replay;
 pub mod rules;
 pub mod segment;
 pub mod shard;
