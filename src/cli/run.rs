@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use super::{ConfigArgs, logging};
 use crate::clock::SystemClock;
-use crate::config::{AcceptOffsets, Config};
 use crate::config::check::Purpose;
+use crate::config::{AcceptOffsets, Config};
 use crate::event::Decoder;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
@@ -59,9 +59,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 /// # Errors
 /// The event rules contradict each other.
 pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
-    let decoder = Decoder::new(config.events.clone()).map_err(|problems| {
-        anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    })?;
+    let decoder = Decoder::new(config.events.clone())
+        .map_err(|problems| anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     Ok(Arc::new(Rules {
         policy: config.policy.clone(),
         decoder,

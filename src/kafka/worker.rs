@@ -137,8 +137,7 @@ impl<'s> Worker<'s> {
     fn join(number: usize, shared: &'s Shared) -> Result<Self, Halt> {
         let config = &shared.config;
         let unusable = |error| Halt::Stop(RunError::Client(error));
-        let mut transactions =
-            Transactions::new(client::transactional_producer(config, number), config.topics.clone());
+        let mut transactions = Transactions::new(client::transactional_producer(config, number), config.topics.clone());
         // Before anything is read: it settles what a predecessor under this name left undecided.
         match transactions.renew() {
             Input::Failed(Failure::Hopeless) => {
@@ -147,9 +146,8 @@ impl<'s> Worker<'s> {
             Input::Failed(Failure::Broken | Failure::Fenced) => return Err(Halt::Rejoin(transactions.last_error())),
             Input::Sealed | Input::Done(_) | Input::Resolved(_) => {}
         }
-        let consumer: GroupConsumer = client::group_consumer(config, number)
-            .create_with_context(Membership::default())
-            .map_err(unusable)?;
+        let consumer: GroupConsumer =
+            client::group_consumer(config, number).create_with_context(Membership::default()).map_err(unusable)?;
         let restorer = Restorer::new(
             &client::reader(config),
             &client::looker(config),
@@ -316,8 +314,12 @@ impl<'s> Worker<'s> {
             super::restore::RestoreError::Shard(source) => Halt::Stop(RunError::Shard { partition: -1, source }),
             super::restore::RestoreError::Reader(error) => Halt::Rejoin(error.to_string()),
         })?;
-        let complete: Vec<i32> =
-            self.restoring.iter().filter(|(_, restore)| restore.is_complete()).map(|(partition, _)| *partition).collect();
+        let complete: Vec<i32> = self
+            .restoring
+            .iter()
+            .filter(|(_, restore)| restore.is_complete())
+            .map(|(partition, _)| *partition)
+            .collect();
         for partition in complete {
             self.start(partition)?;
         }
@@ -357,8 +359,12 @@ impl<'s> Worker<'s> {
         let resume = takeover::resume(&facts).map_err(RunError::from)?;
         match resume.note {
             None => {}
-            Some(Note::GroupHasNone) => info!(partition, from = resume.from, "the group has no offset: the shard's own record decides"),
-            Some(note) => warn!(partition, from = resume.from, ?note, "resuming elsewhere than where the shard stopped"),
+            Some(Note::GroupHasNone) => {
+                info!(partition, from = resume.from, "the group has no offset: the shard's own record decides")
+            }
+            Some(note) => {
+                warn!(partition, from = resume.from, ?note, "resuming elsewhere than where the shard stopped")
+            }
         }
         let list = self.list(&[partition], |_| Offset::Offset(resume.from))?;
         self.consumer.seek_partitions(list.clone(), LEAVE_TIMEOUT).map_err(rejoin)?;
@@ -407,9 +413,10 @@ impl<'s> Worker<'s> {
     fn is_commit_due(&self) -> bool {
         let interval = self.shared.config.commit_interval;
         self.pending_since.is_some_and(|since| since.elapsed() >= interval)
-            || self.running.values().any(|running| {
-                running.output_bytes > PENDING_BYTES || running.shard.pending().users > PENDING_USERS
-            })
+            || self
+                .running
+                .values()
+                .any(|running| running.output_bytes > PENDING_BYTES || running.shard.pending().users > PENDING_USERS)
     }
 
     /// One transaction for everything that waits: the [protocol](super::commit), driven.
@@ -515,9 +522,7 @@ impl<'s> Worker<'s> {
         let committed = self.running.get(partition).and_then(|running| running.shard.committed_position());
         match stable_offset(&self.consumer, &self.shared.config.topics.events, *partition) {
             Ok(Some((_, metadata))) if metadata == note => Input::Resolved(Outcome::Took),
-            Ok(found) if found.as_ref().map(|(offset, _)| *offset) == committed => {
-                Input::Resolved(Outcome::DidNotTake)
-            }
+            Ok(found) if found.as_ref().map(|(offset, _)| *offset) == committed => Input::Resolved(Outcome::DidNotTake),
             Ok(_) => Input::Resolved(Outcome::Foreign),
             Err(error) => {
                 warn!(%error, "the group's offsets could not be read");
@@ -541,7 +546,9 @@ impl<'s> Worker<'s> {
         }
         // Seeking leaves a loss that is not heard yet as it is; assigning anew would answer it.
         match self.consumer.seek_partitions(list, LEAVE_TIMEOUT) {
-            Ok(answer) if answer.elements().iter().all(|element| element.error().is_ok()) => Ok(Input::Done(Pace::Quick)),
+            Ok(answer) if answer.elements().iter().all(|element| element.error().is_ok()) => {
+                Ok(Input::Done(Pace::Quick))
+            }
             Ok(_) => Ok(Input::Failed(Failure::Broken)),
             Err(error) => {
                 warn!(%error, "could not go back to the last commit");
@@ -604,7 +611,8 @@ impl<'s> Worker<'s> {
     fn list(&self, partitions: &[i32], offset: impl Fn(i32) -> Offset) -> Result<TopicPartitionList, Halt> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
-            list.add_partition_offset(&self.shared.config.topics.events, *partition, offset(*partition)).map_err(rejoin)?;
+            list.add_partition_offset(&self.shared.config.topics.events, *partition, offset(*partition))
+                .map_err(rejoin)?;
         }
         Ok(list)
     }
