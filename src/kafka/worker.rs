@@ -360,10 +360,10 @@ impl<'s> Worker<'s> {
         match resume.note {
             None => {}
             Some(Note::GroupHasNone) => {
-                info!(partition, from = resume.from, "the group has no offset: the shard's own record decides")
+                info!(partition, from = resume.from, "the group has no offset: the shard's own record decides");
             }
             Some(note) => {
-                warn!(partition, from = resume.from, ?note, "resuming elsewhere than where the shard stopped")
+                warn!(partition, from = resume.from, ?note, "resuming elsewhere than where the shard stopped");
             }
         }
         let list = self.list(&[partition], |_| Offset::Offset(resume.from))?;
@@ -665,7 +665,6 @@ fn read_error(error: KafkaError) -> Result<(), Halt> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
 fn rejoin(error: KafkaError) -> Halt {
     Halt::Rejoin(error.to_string())
 }
