@@ -335,8 +335,7 @@ pub(crate) mod tests {
                 prop_assert!(torn, "{len} bytes pass");
             }
             let longer = [&bytes[..], &vec![0; more][..]].concat();
-            let refused = matches!(decode_user(&longer), Err(StoreError::Damaged { .. }));
-            prop_assert!(refused);
+            prop_assert!(matches!(decode_user(&longer), Err(StoreError::Damaged { .. })), "a longer value");
         }
 
         #[test]

@@ -1,0 +1,49 @@
+# Ebbtide's commands. `make` alone lists them. On a fresh Debian machine with Rust, Java and Maven, `make test` and
+# `make build` do everything else themselves.
+
+SHELL := /bin/bash
+
+# Downloads and build output live outside the checkout: RocksDB is compiled once (25 minutes on 2 cores) for the program,
+# the tests and CI together, and a fresh clone finds it ready.
+export EBBTIDE_CACHE ?= $(HOME)/.cache/ebbtide
+export CARGO_TARGET_DIR ?= $(EBBTIDE_CACHE)/target
+
+# One profile everywhere, or everything native would be compiled a second time.
+CARGO := cargo
+PROFILE := --release
+EBBTIDE := $(CARGO_TARGET_DIR)/release/ebbtide
+
+# Where `make kafka` keeps its broker.
+KAFKA_DIR ?= /tmp/ebbtide-kafka-$(shell id -u)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install missing system packages (with apt, as root) and check the toolchain
+	@tools/setup
+
+.PHONY: build
+build: setup ## Build the program
+	$(CARGO) build $(PROFILE) --locked
+
+.PHONY: test
+test: build ## All tests, the real broker's included (ARGS="--test exactly_once" for one)
+	@tools/kafka/kafka fetch
+	$(CARGO) test $(PROFILE) --locked $(ARGS)
+
+.PHONY: lint
+lint: setup ## Formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --locked --all-targets -- -D warnings
+
+.PHONY: kafka
+kafka: ## Start a real Apache Kafka broker on a free port, and print its address
+	@tools/kafka/kafka start $(KAFKA_DIR)
+
+.PHONY: kafka-stop
+kafka-stop: ## Stop that broker and remove its data
+	@tools/kafka/kafka stop $(KAFKA_DIR) --purge

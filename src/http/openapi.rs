@@ -1,0 +1,41 @@
+//! `/openapi.json`: the API's description, made from the routes' own types.
+
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::http::{cohorts, health, live, shards, users};
+
+/// The whole description.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Ebbtide", description = "Lifecycle states of users, live. Every answer is about this instance's shards."),
+    paths(
+        cohorts::now, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
+        health::alive, health::ready, health::metrics,
+    ),
+    tags(
+        (name = "cohorts", description = "How many are in which state, and who moved"),
+        (name = "users", description = "One user"),
+        (name = "transitions", description = "Changes of state as they happen"),
+        (name = "operations", description = "For machines and the on-call"),
+    ),
+    security(("token" = [])),
+    modifiers(&Token),
+)]
+struct Description;
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut Document) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+/// The description as a value; it serialises to JSON.
+#[must_use]
+pub fn document() -> Document {
+    Description::openapi()
+}

@@ -1,0 +1,246 @@
+//! The real program, run as an operator would run it, and hurt as machines hurt it.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::kafka::{Broker, eventually, temporary_folder};
+
+/// The program under test; `None` only where there is no binary to build.
+const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_ebbtide");
+/// SPEC issue 2: SIGTERM to exit. A loaded machine gets a little more before the test calls it a hang.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
+
+/// One deployment: a group, its topics, its configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Deployment {
+    /// Prefix of all topics, and the group.
+    pub(crate) name: String,
+    pub(crate) brokers: String,
+    /// More of the configuration file: whole tables.
+    pub(crate) settings: String,
+}
+
+/// One process of a deployment.
+pub(crate) struct Instance {
+    deployment: Deployment,
+    id: String,
+    folder: PathBuf,
+    http: String,
+    child: Option<Child>,
+}
+
+impl Deployment {
+    pub(crate) fn new(broker: &Broker, name: &str, settings: &str) -> Self {
+        Self { name: name.to_owned(), brokers: broker.address().to_owned(), settings: settings.to_owned() }
+    }
+
+    pub(crate) fn events(&self) -> String {
+        format!("{}.events", self.name)
+    }
+
+    pub(crate) fn transitions(&self) -> String {
+        format!("{}.transitions", self.name)
+    }
+
+    pub(crate) fn states(&self) -> String {
+        format!("{}.states", self.name)
+    }
+
+    pub(crate) fn dead_letters(&self) -> String {
+        format!("{}.dead-letters", self.name)
+    }
+
+    /// An instance of it, not yet started.
+    pub(crate) fn instance(&self, id: &str) -> Instance {
+        let folder = temporary_folder(&format!("{}-{id}", self.name));
+        // Nobody else is given this port in the meantime, most likely; a program that cannot bind says so in its log.
+        let http = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let instance =
+            Instance { deployment: self.clone(), id: id.to_owned(), folder, http: http.to_string(), child: None };
+        instance.write_configuration();
+        instance
+    }
+}
+
+impl Instance {
+    fn write_configuration(&self) {
+        let Deployment { name, brokers, settings } = &self.deployment;
+        let mut text = String::new();
+        let state = self.state_folder();
+        write!(
+            text,
+            r#"instance_id = "{id}"
+workers = 2
+
+[kafka]
+brokers = "{brokers}"
+group_id = "{name}"
+
+[topics]
+events = "{name}.events"
+transitions = "{name}.transitions"
+states = "{name}.states"
+dead_letters = "{name}.dead-letters"
+changelog = "{name}.changelog"
+
+[state]
+dir = "{state}"
+memory = "64MiB"
+
+[http]
+listen = "{http}"
+
+{settings}
+"#,
+            id = self.id,
+            state = state.display(),
+            http = self.http,
+        )
+        .expect("text");
+        fs::write(self.configuration(), text).expect("a configuration file");
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.join("ebbtide.toml")
+    }
+
+    fn state_folder(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Where the program's log is kept, over all of its lives.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.id);
+        let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .arg("run")
+            .arg("--config")
+            .arg(self.configuration())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        self.child = Some(child);
+    }
+
+    /// SIGKILL, at whatever instant this is. Fails the test if the program ended by itself before.
+    pub(crate) fn kill(&mut self) {
+        self.assert_alive();
+        let mut child = self.child.take().expect("asserted");
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    }
+
+    /// Loses the disk. Only while it is not running.
+    pub(crate) fn wipe(&self) {
+        assert!(self.child.is_none(), "{} still runs", self.id);
+        if self.state_folder().exists() {
+            fs::remove_dir_all(self.state_folder()).expect("removed");
+        }
+    }
+
+    /// SIGTERM, and out within the time that SPEC gives it.
+    pub(crate) fn stop(&mut self) {
+        self.assert_alive();
+        self.signal("TERM");
+        let status = self.wait(SHUTDOWN_MAX);
+        assert!(status.success(), "{} stopped with {status}; {}", self.id, self.tail());
+    }
+
+    /// A signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill is there");
+        assert!(status.success(), "no {name} for {}", self.id);
+    }
+
+    pub(crate) fn assert_alive(&mut self) {
+        let child = self.child.as_mut().expect("it was started");
+        if let Some(status) = child.try_wait().expect("a child") {
+            panic!("{} ended by itself with {status}; {}", self.id, self.tail());
+        }
+    }
+
+    fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("it was started");
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                child.kill().ok();
+                child.wait().ok();
+                panic!("{} did not end within {patience:?}; {}", self.id, self.tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The body of a page of the HTTP API, once it is answered with 200.
+    pub(crate) fn page(&mut self, path: &str) -> String {
+        let mut body = String::new();
+        eventually(&format!("{} to answer {path}", self.id), || {
+            self.assert_alive();
+            self.get(path).is_some_and(|(status, text)| {
+                body = text;
+                status == 200
+            })
+        });
+        body
+    }
+
+    /// Status and body, without waiting; `None` when nobody answers.
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// The sum of a metric over its labels; `None` when it is not there (yet).
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let values: Vec<f64> = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// The end of the log, for a test that fails.
+    pub(crate) fn tail(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("its log ends with:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}: {}", self.id, self.tail());
+        } else {
+            fs::remove_dir_all(&self.folder).ok();
+        }
+    }
+}

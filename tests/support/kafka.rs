@@ -1,0 +1,320 @@
+//! A real Kafka broker for the tests, and the few things that they do with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// What any single wait on the broker may take on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+const REQUEST: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(100);
+/// Larger than any record the tests send on purpose.
+const MESSAGE_BYTES_MAX: &str = "8000000";
+
+/// One broker on a free port, in a temporary folder.
+pub(crate) struct Broker {
+    folder: PathBuf,
+    address: String,
+}
+
+/// A record as a test wants it, or as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) partition: Option<i32>,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Broker {
+    /// The one broker of this test binary. The script stops it when the test process is gone, however it went.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A broker of one's own, for tests that stop it.
+    pub(crate) fn start() -> Self {
+        let folder = temporary_folder("broker");
+        let address = launch(&folder);
+        Self { folder, address }
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Stops the broker and keeps its data.
+    pub(crate) fn stop(&self) {
+        script(&["stop", &self.folder.to_string_lossy()]);
+    }
+
+    /// Starts it again, with its data, on the same port.
+    pub(crate) fn start_again(&self) {
+        assert_eq!(launch(&self.folder), self.address, "the broker came back elsewhere");
+    }
+
+    /// Creates a topic.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let created = wait_on(admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(REQUEST))))
+            .expect("the broker answers");
+        for outcome in created {
+            outcome.unwrap_or_else(|(topic, code)| panic!("topic {topic} could not be created: {code}"));
+        }
+        // Created is not yet known everywhere, even on one node.
+        eventually(&format!("topic {name} to be there"), || self.partitions(name) == Some(partitions));
+    }
+
+    /// How many partitions a topic has; `None` when it does not exist.
+    pub(crate) fn partitions(&self, topic: &str) -> Option<i32> {
+        let consumer: BaseConsumer = self.client().create().expect("a client");
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST).ok()?;
+        let topic = metadata.topics().first()?;
+        if topic.error().is_some() || topic.partitions().iter().any(|partition| partition.error().is_some()) {
+            return None;
+        }
+        i32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)
+    }
+
+    /// The offset after the last record of each partition, undecided transactions included: the high watermark. A
+    /// client in `read_committed`, librdkafka's default, is told the last stable offset instead.
+    pub(crate) fn ends(&self, topic: &str) -> Vec<i64> {
+        let mut config = self.client();
+        config.set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = config.create().expect("a client");
+        let partitions = self.partitions(topic).unwrap_or(0);
+        (0..partitions)
+            .map(|partition| consumer.fetch_watermarks(topic, partition, REQUEST).expect("end offsets").1)
+            .collect()
+    }
+
+    /// Waits until a consumer group is settled and has so many members.
+    pub(crate) fn wait_for_members(&self, group: &str, members: usize) {
+        let consumer: BaseConsumer = self.client().create().expect("a client");
+        eventually(&format!("{members} members in {group}"), || {
+            let Ok(list) = consumer.fetch_group_list(Some(group), REQUEST) else { return false };
+            list.groups().iter().any(|group| group.state() == "Stable" && group.members().len() == members)
+        });
+    }
+
+    /// Sends records and waits until each is delivered.
+    pub(crate) fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
+        let sender = self.sender();
+        for message in messages {
+            sender.send(topic, &message);
+        }
+        sender.flush();
+    }
+
+    /// A producer that keeps each key's order, for tests that send while something happens.
+    pub(crate) fn sender(&self) -> Sender {
+        let mut config = self.client();
+        config
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", MESSAGE_BYTES_MAX)
+            .set("linger.ms", "2")
+            .set("message.timeout.ms", "300000");
+        Sender { producer: config.create().expect("a producer") }
+    }
+
+    /// A reader of committed records from the beginning of a topic, all partitions, outside any group.
+    pub(crate) fn reader(&self, topic: &str) -> Reader {
+        eventually(&format!("topic {topic} to be there"), || self.partitions(topic).is_some());
+        let partitions = self.partitions(topic).expect("just seen");
+        let mut config = self.client();
+        config
+            .set("group.id", "reader-without-a-group")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("fetch.message.max.bytes", MESSAGE_BYTES_MAX)
+            .set("fetch.wait.max.ms", "50");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("a valid offset");
+        }
+        consumer.assign(&assignment).expect("an assignment");
+        Reader { consumer, topic: topic.to_owned(), messages: Vec::new() }
+    }
+
+    /// All committed records of a topic, to the end offsets as they are now: waits for undecided transactions.
+    pub(crate) fn read_all(&self, topic: &str) -> Vec<Message> {
+        let mut reader = self.reader(topic);
+        reader.read_to(&self.ends(topic));
+        reader.messages
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.address).set("topic.metadata.refresh.interval.ms", "1000");
+        config
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        script(&["stop", &self.folder.to_string_lossy(), "--purge"]);
+    }
+}
+
+/// Sends records of one test, in order per key.
+pub(crate) struct Sender {
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+impl Sender {
+    /// Queues a record; waits when the queue is full.
+    pub(crate) fn send(&self, topic: &str, message: &Message) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+        record.partition = message.partition;
+        record.key = message.key.as_deref();
+        record.payload = message.value.as_deref();
+        if !message.headers.is_empty() {
+            let mut headers = OwnedHeaders::new();
+            for (key, value) in &message.headers {
+                headers = headers.insert(Header { key, value: Some(value) });
+            }
+            record.headers = Some(headers);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    assert!(Instant::now() < deadline, "the producer's queue stays full");
+                    record = back;
+                    self.producer.flush(POLL).ok();
+                }
+                Err((error, _)) => panic!("a record cannot be sent: {error}"),
+            }
+        }
+    }
+
+    /// Waits until everything sent is delivered.
+    pub(crate) fn flush(&self) {
+        self.producer.flush(PATIENCE).expect("everything sent is delivered");
+    }
+}
+
+/// Reads along.
+pub(crate) struct Reader {
+    consumer: BaseConsumer,
+    topic: String,
+    /// What was read so far, per partition in order.
+    pub(crate) messages: Vec<Message>,
+}
+
+impl Reader {
+    /// Reads what is there within a moment. Returns how many records came.
+    pub(crate) fn poll(&mut self) -> usize {
+        let before = self.messages.len();
+        let mut patience = POLL;
+        while let Some(polled) = self.consumer.poll(patience) {
+            patience = Duration::ZERO;
+            match polled {
+                Ok(message) => {
+                    let headers = message.headers().map_or_else(Vec::new, |headers| {
+                        headers
+                            .iter()
+                            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                            .collect()
+                    });
+                    self.messages.push(Message {
+                        partition: Some(message.partition()),
+                        offset: message.offset(),
+                        key: message.key().map(<[u8]>::to_vec),
+                        value: message.payload().map(<[u8]>::to_vec),
+                        headers,
+                    });
+                }
+                // A stopped broker is part of some tests; the deadline of the caller judges.
+                Err(error) => eprintln!("reading {}: {error}", self.topic),
+            }
+        }
+        self.messages.len() - before
+    }
+
+    /// Reads on until `enough` says so.
+    pub(crate) fn read_until(&mut self, what: &str, mut enough: impl FnMut(&[Message]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(&self.messages) {
+            assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}; read {}", self.messages.len());
+            self.poll();
+        }
+    }
+
+    /// Reads until the position in each partition has reached `ends`.
+    pub(crate) fn read_to(&mut self, ends: &[i64]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let position = self.consumer.position().expect("a position");
+            let reached = ends.iter().enumerate().all(|(partition, end)| {
+                let partition = i32::try_from(partition).expect("few partitions");
+                let at = position.find_partition(&self.topic, partition).map(|element| element.offset());
+                *end == 0 || matches!(at, Some(Offset::Offset(offset)) if offset >= *end)
+            });
+            if reached {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{} not read to {ends:?} in {PATIENCE:?}: {position:?}", self.topic);
+            self.poll();
+        }
+    }
+}
+
+/// Waits for a condition; says what was waited for when it never comes.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A new folder for a test, removed by nobody but the system, unless the test does.
+pub(crate) fn temporary_folder(name: &str) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("ebbtide-test-{}-{name}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder");
+    folder
+}
+
+fn launch(folder: &Path) -> String {
+    script(&["start", &folder.to_string_lossy(), "--until", &std::process::id().to_string()]).trim().to_owned()
+}
+
+fn script(arguments: &[&str]) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/kafka/kafka");
+    let output = Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("tools/kafka/kafka can be run");
+    assert!(output.status.success(), "tools/kafka/kafka {} failed: {}", arguments.join(" "), output.status);
+    String::from_utf8(output.stdout).expect("an address")
+}
+
+fn wait_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}

@@ -1,0 +1,533 @@
+//! The naive model: SPEC sections 1 to 6 once more, written from SPEC alone and without a thought for cost.
+//!
+//! It keeps every activity of every user and derives each value from the whole list each time it is asked. It finds
+//! moments by trying them, not by formula: days are tried one by one, and the moment at which P(alive) reaches its
+//! threshold is found by halving. It shares with Ebbtide the types that name things (times, policy, states), and not
+//! one rule. What the two agree on over many random cases is what SPEC says, or a mistake made twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ebbtide::lifecycle::policy::{Declining, Survival};
+use ebbtide::lifecycle::{Kind, Policy, Reason, State};
+use ebbtide::shard::watermark::TimeRules;
+use ebbtide::time::{DAY_MS, EventTime};
+use serde_json::{Map, Value, json};
+
+/// What the input says, already known to be a usable event.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelEvent {
+    pub(crate) user: String,
+    pub(crate) name: String,
+    pub(crate) time: i64,
+    pub(crate) id: Option<String>,
+    pub(crate) activity: bool,
+    pub(crate) activation: bool,
+    pub(crate) core: bool,
+    /// The tracked properties that the event sets.
+    pub(crate) properties: BTreeMap<String, Value>,
+}
+
+/// One thing of the input, in the order of arrival.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    Event(ModelEvent),
+    Deletion { user: String },
+}
+
+/// One activity, as it arrived.
+#[derive(Clone, Debug)]
+struct Arrival {
+    time: i64,
+    name: String,
+    activation: bool,
+    core: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ModelUser {
+    /// Any event of the user was taken, activity or not.
+    seen: bool,
+    seq: u64,
+    state: Option<State>,
+    since: i64,
+    reason: Option<Reason>,
+    arrivals: Vec<Arrival>,
+    /// The arrivals from this one on fill the day buckets: a reactivation empties them.
+    buckets_from: usize,
+    absent_since: Option<i64>,
+    properties: BTreeMap<String, Value>,
+    /// All ids ever taken, newest last.
+    ids: Vec<String>,
+}
+
+/// What time does next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Worse(State, Reason),
+    Forgotten,
+}
+
+/// The whole of Ebbtide, naively. One shard's watermark drives it.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    policy: Policy,
+    time: TimeRules,
+    watermark: Option<i64>,
+    last_received: i64,
+    users: BTreeMap<String, ModelUser>,
+    /// Every transition record so far, without `detected_at`.
+    pub(crate) transitions: Vec<Value>,
+    /// The current-state record of every user who is there, without `updated_at`.
+    pub(crate) states: BTreeMap<String, Value>,
+    pub(crate) duplicates: u64,
+}
+
+impl Model {
+    pub(crate) fn new(policy: Policy, time: TimeRules) -> Self {
+        Self {
+            policy,
+            time,
+            watermark: None,
+            last_received: i64::MIN,
+            users: BTreeMap::new(),
+            transitions: Vec::new(),
+            states: BTreeMap::new(),
+            duplicates: 0,
+        }
+    }
+
+    /// One input, received at a wall time; afterwards time stands at the watermark that it moved.
+    pub(crate) fn apply(&mut self, input: &Input, wall: i64) {
+        match input {
+            Input::Event(event) => {
+                let lateness = self.time.lateness.as_millis();
+                let watermark = (event.time - lateness).max(self.watermark.unwrap_or(i64::MIN));
+                self.last_received = self.last_received.max(wall);
+                self.watermark = Some(watermark);
+                self.with_user(&event.user, |user, sink| {
+                    sink.advance(user, watermark);
+                    sink.event(user, event);
+                    sink.advance(user, watermark);
+                });
+            }
+            Input::Deletion { user } => {
+                let Some(watermark) = self.watermark else { return };
+                if !self.users.contains_key(user) {
+                    return;
+                }
+                self.with_user(user, |user, sink| {
+                    sink.advance(user, watermark);
+                    if user.seen {
+                        user.properties.clear();
+                        let at = user.floor().max(watermark);
+                        sink.leave(user, Kind::Deleted, Reason::Request, at);
+                    }
+                });
+            }
+        }
+    }
+
+    /// The partition is read to its end, and wall time has come to `wall` (SPEC section 4).
+    pub(crate) fn pass(&mut self, wall: i64) {
+        let Some(watermark) = self.watermark else { return };
+        if wall - self.last_received >= self.time.idle_after.as_millis() {
+            let guard = self.time.silence_guard.map_or(i64::MAX, |guard| self.last_received + guard.as_millis());
+            self.watermark = Some(watermark.max(wall.min(guard) - self.time.lateness.as_millis()));
+        }
+        self.catch_up();
+    }
+
+    /// Lets everything take effect that is due at the present watermark.
+    pub(crate) fn catch_up(&mut self) {
+        let Some(watermark) = self.watermark else { return };
+        for user in self.users.keys().cloned().collect::<Vec<_>>() {
+            self.with_user(&user, |user, sink| sink.advance(user, watermark));
+        }
+    }
+
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+
+    /// Another policy from here on: everybody is judged once, at the watermark.
+    pub(crate) fn change_policy(&mut self, policy: Policy) {
+        self.catch_up();
+        self.policy = policy;
+        let Some(watermark) = self.watermark else { return };
+        for user in self.users.keys().cloned().collect::<Vec<_>>() {
+            self.with_user(&user, |user, sink| {
+                sink.rejudge(user, watermark);
+                sink.advance(user, watermark);
+            });
+        }
+    }
+
+    /// Users by state and by whether they ever activated, counted one by one.
+    pub(crate) fn cohorts(&self) -> BTreeMap<(State, bool), u64> {
+        let mut cohorts = BTreeMap::new();
+        for user in self.users.values() {
+            if let Some(state) = user.state {
+                *cohorts.entry((state, user.activated_at().is_some())).or_default() += 1;
+            }
+        }
+        cohorts
+    }
+
+    /// Users of whom only properties are known.
+    pub(crate) fn without_life(&self) -> u64 {
+        self.users.values().map(|user| u64::from(user.state.is_none())).sum()
+    }
+
+    fn with_user(&mut self, id: &str, act: impl FnOnce(&mut ModelUser, &mut Judge<'_>)) {
+        let mut user = self.users.remove(id).unwrap_or_default();
+        let mut judge = Judge {
+            id,
+            policy: &self.policy,
+            transitions: &mut self.transitions,
+            states: &mut self.states,
+            duplicates: &mut self.duplicates,
+        };
+        act(&mut user, &mut judge);
+        if user.seen {
+            self.users.insert(id.to_owned(), user);
+        }
+    }
+}
+
+/// Judges one user; takes what happens.
+struct Judge<'a> {
+    id: &'a str,
+    policy: &'a Policy,
+    transitions: &'a mut Vec<Value>,
+    states: &'a mut BTreeMap<String, Value>,
+    duplicates: &'a mut u64,
+}
+
+impl Judge<'_> {
+    /// SPEC section 2, "Time only worsens".
+    fn advance(&mut self, user: &mut ModelUser, to: i64) {
+        while let Some((at, next)) = user.next(self.policy) {
+            if at > to {
+                break;
+            }
+            match next {
+                Next::Worse(state, reason) => self.change(user, state, Kind::Worsened, reason, at),
+                Next::Forgotten => self.leave(user, Kind::Forgotten, Reason::Retention, at),
+            }
+        }
+    }
+
+    /// One event: SPEC sections 1 and 2, "An event only improves" and "Late events".
+    fn event(&mut self, user: &mut ModelUser, event: &ModelEvent) {
+        if let Some(id) = &event.id
+            && user.ids.iter().rev().take(16).any(|known| known == id)
+        {
+            *self.duplicates += 1;
+            return;
+        }
+        // An activity that is not late lets time pass first; one that is late finds it already passed.
+        if event.activity && event.time >= user.floor() {
+            self.advance(user, event.time);
+        }
+        user.seen = true;
+        user.ids.extend(event.id.clone());
+        user.properties.extend(event.properties.clone());
+        if !event.activity {
+            return;
+        }
+        let late = event.time < user.floor();
+        let last_active_before = user.last_active();
+        let state_before = user.state;
+        if !late && matches!(state_before, Some(State::Lapsed | State::Churned)) {
+            user.buckets_from = user.arrivals.len();
+        }
+        user.arrivals.push(Arrival {
+            time: event.time,
+            name: event.name.clone(),
+            activation: event.activation,
+            core: event.core,
+        });
+        match state_before {
+            None => self.change(user, State::Active, Kind::Entered, Reason::Activity, event.time),
+            Some(state) if late => {
+                if last_active_before.is_some_and(|before| event.time > before) {
+                    let entered = user.since;
+                    let (milder, _) = user.judge(entered, self.policy);
+                    if milder < state {
+                        self.change(user, milder, Kind::Corrected, Reason::LateEvent, entered);
+                    }
+                }
+            }
+            Some(State::Lapsed | State::Churned) => {
+                self.change(user, State::Active, Kind::Reactivated, Reason::Activity, event.time);
+            }
+            Some(State::AtRisk) => {
+                let held =
+                    self.policy.declining.is_some_and(|rule| user.declines(event.time, rule, rule.recover_ratio));
+                if !held {
+                    self.change(user, State::Active, Kind::Recovered, Reason::Activity, event.time);
+                }
+            }
+            Some(State::Active) => {}
+        }
+    }
+
+    /// SPEC section 7: a changed policy judges everybody once.
+    fn rejudge(&mut self, user: &mut ModelUser, watermark: i64) {
+        let Some(state) = user.state else { return };
+        let at = user.floor().max(watermark);
+        let (now, _) = user.judge(at, self.policy);
+        if now > state {
+            self.change(user, now, Kind::Worsened, Reason::PolicyChanged, at);
+        } else if now < state {
+            self.change(user, now, Kind::Corrected, Reason::PolicyChanged, at);
+        }
+    }
+
+    fn change(&mut self, user: &mut ModelUser, to: State, kind: Kind, reason: Reason, at: i64) {
+        let gone = |state: Option<State>| matches!(state, Some(State::Lapsed | State::Churned));
+        let absent_since = user.absent_since;
+        if gone(Some(to)) && !gone(user.state) {
+            user.absent_since = Some(at);
+        } else if !gone(Some(to)) {
+            user.absent_since = None;
+        }
+        let from = user.state.map(State::as_str);
+        let mut record = self.begin(user, Some(to), kind, reason, at);
+        if kind == Kind::Reactivated {
+            let away = absent_since.map(|since| days(at - since));
+            record.insert("away_days".into(), json!(away));
+            record.insert("away_from".into(), json!(from));
+        }
+        self.transitions.push(Value::Object(record));
+        user.state = Some(to);
+        user.since = at;
+        user.reason = Some(reason);
+        self.states.insert(self.id.to_owned(), user.state_record(self.id, self.policy));
+    }
+
+    fn leave(&mut self, user: &mut ModelUser, kind: Kind, reason: Reason, at: i64) {
+        let record = self.begin(user, None, kind, reason, at);
+        self.transitions.push(Value::Object(record));
+        self.states.remove(self.id);
+        *user = ModelUser::default();
+    }
+
+    /// A transition record, SPEC section 5.
+    fn begin(
+        &mut self,
+        user: &mut ModelUser,
+        to: Option<State>,
+        kind: Kind,
+        reason: Reason,
+        at: i64,
+    ) -> Map<String, Value> {
+        user.seq += 1;
+        let mut record = Map::new();
+        record.insert("id".into(), json!(format!("{}:{}", self.id, user.seq)));
+        record.insert("seq".into(), json!(user.seq));
+        record.insert("user_id".into(), json!(self.id));
+        record.insert("from".into(), json!(user.state.map(State::as_str)));
+        record.insert("to".into(), json!(to.map(State::as_str)));
+        record.insert("kind".into(), json!(kind.as_str()));
+        record.insert("reason".into(), json!(reason.as_str()));
+        record.insert("effective_at".into(), text(Some(at)));
+        record.insert("first_active_at".into(), text(user.first_active()));
+        record.insert("last_active_at".into(), text(user.last_active()));
+        record.insert("activated_at".into(), text(user.activated_at()));
+        record.insert("idle_days".into(), json!(user.last_active().map(|last| days(at - last))));
+        record.insert("total_events".into(), json!(user.arrivals.len()));
+        record.insert("core_actions".into(), json!(user.core_actions()));
+        record.insert("last_events".into(), json!(user.last_events()));
+        record.insert("properties".into(), json!(user.properties));
+        if let Some(rule) = self.policy.survival {
+            record.insert("p_alive".into(), json!(user.last_active().map(|_| user.p_alive(at, rule))));
+        }
+        record.insert("previous_since".into(), text(user.state.map(|_| user.since)));
+        record
+    }
+}
+
+impl ModelUser {
+    fn first_active(&self) -> Option<i64> {
+        self.arrivals.iter().map(|arrival| arrival.time).min()
+    }
+
+    fn last_active(&self) -> Option<i64> {
+        self.arrivals.iter().map(|arrival| arrival.time).max()
+    }
+
+    fn activated_at(&self) -> Option<i64> {
+        self.arrivals.iter().filter(|arrival| arrival.activation).map(|arrival| arrival.time).min()
+    }
+
+    fn core_actions(&self) -> usize {
+        self.arrivals.iter().filter(|arrival| arrival.core).count()
+    }
+
+    /// The latest thing known to have happened to the user: an event before it is late.
+    fn floor(&self) -> i64 {
+        let since = self.state.map(|_| self.since);
+        since.into_iter().chain(self.last_active()).max().unwrap_or(i64::MIN)
+    }
+
+    /// Up to 8 names in order of arrival; one older than the last activity at its time comes too late for the list.
+    fn last_events(&self) -> Vec<&str> {
+        let mut latest = i64::MIN;
+        let mut names = Vec::new();
+        for arrival in &self.arrivals {
+            if arrival.time >= latest {
+                latest = arrival.time;
+                names.push(arrival.name.as_str());
+            }
+        }
+        names.split_off(names.len().saturating_sub(8))
+    }
+
+    fn activity_in(&self, first_day: i64, last_day: i64) -> usize {
+        self.arrivals[self.buckets_from..]
+            .iter()
+            .filter(|arrival| (first_day..=last_day).contains(&arrival.time.div_euclid(DAY_MS)))
+            .count()
+    }
+
+    /// SPEC section 2, "Declining", with either ratio.
+    #[expect(clippy::cast_precision_loss, reason = "a test counts no more than thousands of events")]
+    fn declines(&self, at: i64, rule: Declining, ratio: f64) -> bool {
+        let n = i64::from(rule.window_days);
+        let day = at.div_euclid(DAY_MS);
+        let recent = self.activity_in(day - n, day);
+        let prior = self.activity_in(day - 2 * n, day - n - 1);
+        prior >= rule.min_baseline as usize && recent as f64 <= ratio * prior as f64
+    }
+
+    /// SPEC section 3.
+    fn p_alive(&self, at: i64, rule: Survival) -> f64 {
+        let (Some(first), Some(last)) = (self.first_active(), self.last_active()) else { return 1.0 };
+        let x = self.repeat_days();
+        if x == 0.0 {
+            return 1.0;
+        }
+        let (t_x, t) = (days(last - first), days(at - first));
+        1.0 / (1.0 + rule.a / (rule.b + x - 1.0) * ((rule.alpha + t) / (rule.alpha + t_x)).powf(rule.r + x))
+    }
+
+    /// `x`: distinct active days after the first.
+    #[expect(clippy::cast_precision_loss, reason = "a count of days")]
+    fn repeat_days(&self) -> f64 {
+        let days: BTreeSet<i64> = self.arrivals.iter().map(|arrival| arrival.time.div_euclid(DAY_MS)).collect();
+        days.len().saturating_sub(1) as f64
+    }
+
+    /// The first millisecond, not before the last activity, at which P(alive) has fallen to the threshold.
+    fn probably_gone_at(&self, rule: Survival) -> Option<i64> {
+        let threshold = rule.threshold?;
+        let last = self.last_active()?;
+        if self.repeat_days() < f64::from(rule.min_repeat) {
+            return None;
+        }
+        let gone = |at: i64| self.p_alive(at, rule) <= threshold;
+        if gone(last) {
+            return Some(last);
+        }
+        let mut step = DAY_MS;
+        while !gone(last + step) {
+            step *= 2;
+            if step > 1_000_000 * DAY_MS {
+                return None;
+            }
+        }
+        let (mut before, mut after) = (last, last + step);
+        while after - before > 1 {
+            let middle = before + (after - before) / 2;
+            if gone(middle) { after = middle } else { before = middle }
+        }
+        Some(after)
+    }
+
+    /// The state that the rules give as of a moment, whatever the present one is.
+    fn judge(&self, at: i64, policy: &Policy) -> (State, Reason) {
+        let declining = policy.declining.is_some_and(|rule| self.declines(at, rule, rule.decline_ratio));
+        self.judge_with(at, policy, declining)
+    }
+
+    fn judge_with(&self, at: i64, policy: &Policy, declining: bool) -> (State, Reason) {
+        let Some(last) = self.last_active() else { return (State::Active, Reason::Activity) };
+        let idle = at - last;
+        if idle >= policy.churned_after.as_millis() {
+            (State::Churned, Reason::Inactive)
+        } else if idle >= policy.lapsed_after.as_millis() {
+            (State::Lapsed, Reason::Inactive)
+        } else if policy.inactive_after.is_some_and(|after| idle >= after.as_millis()) {
+            (State::AtRisk, Reason::Inactive)
+        } else if declining {
+            (State::AtRisk, Reason::Declining)
+        } else if policy.survival.and_then(|rule| self.probably_gone_at(rule)).is_some_and(|gone| at >= gone) {
+            (State::AtRisk, Reason::LowProbability)
+        } else {
+            (State::Active, Reason::Activity)
+        }
+    }
+
+    /// What time alone does next, found by trying every moment at which a condition can begin to hold.
+    fn next(&self, policy: &Policy) -> Option<(i64, Next)> {
+        let (state, last) = (self.state?, self.last_active()?);
+        let floor = self.floor();
+        let mut moments: BTreeSet<i64> = [Some(policy.lapsed_after), Some(policy.churned_after), policy.inactive_after]
+            .into_iter()
+            .flatten()
+            .map(|after| last + after.as_millis())
+            .chain(policy.survival.and_then(|rule| self.probably_gone_at(rule)))
+            .map(|at| at.max(floor))
+            .collect();
+        let mut turns = BTreeSet::new();
+        if let Some(rule) = policy.declining {
+            let day = last.div_euclid(DAY_MS);
+            turns.extend((1..=2 * i64::from(rule.window_days) + 2).map(|ahead| (day + ahead) * DAY_MS));
+            moments.extend(turns.iter().filter(|turn| **turn >= floor));
+        }
+        for at in moments {
+            let declining =
+                turns.contains(&at) && policy.declining.is_some_and(|rule| self.declines(at, rule, rule.decline_ratio));
+            let (judged, reason) = self.judge_with(at, policy, declining);
+            if judged > state {
+                return Some((at, Next::Worse(judged, reason)));
+            }
+        }
+        if state == State::Churned {
+            // SPEC section 6 dates it so whatever the policy was at that time, but never before the present state.
+            return policy.forget_after.map(|after| ((last + after.as_millis()).max(floor), Next::Forgotten));
+        }
+        None
+    }
+
+    /// The current-state record, as of the last transition.
+    fn state_record(&self, id: &str, policy: &Policy) -> Value {
+        json!({
+            "user_id": id,
+            "state": self.state.map(State::as_str),
+            "since": text(self.state.map(|_| self.since)),
+            "reason": self.reason.map(Reason::as_str),
+            "activated": self.activated_at().is_some(),
+            "seq": self.seq,
+            "first_active_at": text(self.first_active()),
+            "last_active_at": text(self.last_active()),
+            "activated_at": text(self.activated_at()),
+            "total_events": self.arrivals.len(),
+            "core_actions": self.core_actions(),
+            "last_events": self.last_events(),
+            "properties": self.properties,
+            "segments": [],
+            "next_deadline_at": text(self.next(policy).map(|(at, _)| at)),
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of any real span are below 2^53")]
+fn days(millis: i64) -> f64 {
+    millis as f64 / DAY_MS as f64
+}
+
+fn text(time: Option<i64>) -> Value {
+    json!(time.map(|time| EventTime::from_millis(time).to_string()))
+}

@@ -1,0 +1,39 @@
+//! Every record that the tests read is held against the published schemas.
+
+use std::fs;
+use std::path::Path;
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+/// The JSON Schemas under `schemas/`.
+pub(crate) struct Schemas {
+    transition: Validator,
+    state: Validator,
+}
+
+impl Schemas {
+    pub(crate) fn load() -> Self {
+        Self { transition: load("transition"), state: load("state") }
+    }
+
+    pub(crate) fn assert_transition(&self, record: &Value) {
+        assert_valid(&self.transition, record);
+    }
+
+    pub(crate) fn assert_state(&self, record: &Value) {
+        assert_valid(&self.state, record);
+    }
+}
+
+fn load(name: &str) -> Validator {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.schema.json"));
+    let schema = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    jsonschema::validator_for(&serde_json::from_slice(&schema).expect("JSON")).expect("a schema")
+}
+
+fn assert_valid(schema: &Validator, record: &Value) {
+    if let Err(error) = schema.validate(record) {
+        panic!("{error} at {}: {record}", error.instance_path());
+    }
+}
