@@ -541,13 +541,6 @@ impl<S: Store> Shard<S> {
                 self.timers.arm(at, user_id);
             }
         }
-<<<<<<< HEAD
-        if changes > 0 {
-            let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
-            out.outputs.push(state);
-        }
-=======
->>>>>>> main
         if !exists {
             entry.user = None;
         }

@@ -5,15 +5,11 @@ use crate::shard::restore_batch;
 use crate::store::Deadline;
 use crate::store::rocks::Database;
 
-/// More than there are timers: what a budget cuts off is a matter of what else was in the wheel.
-const AMPLE: usize = 1_000;
-
-/// Applies `inputs` in batches of `sizes` (round and round), an advance of `budget` and a commit after each.
+/// Applies `inputs` in batches of `sizes` (round and round), a budgeted advance and a commit after each.
 fn drive<S: Store>(
     run: &mut Run<S>,
     inputs: &[Input],
     sizes: &[usize],
-    budget: usize,
     mut between: impl FnMut(&mut Run<S>, &[Input]),
 ) {
     let mut rest = inputs;
@@ -22,7 +18,7 @@ fn drive<S: Store>(
         between(run, rest);
         run.apply(batch);
         let now = batch.last().map_or(START, |input| input.now);
-        let _ = run.advance(now, false, budget);
+        let _ = run.advance(now, false, size);
         run.commit();
         rest = later;
         if rest.is_empty() {
@@ -52,9 +48,9 @@ proptest! {
     fn any_batching_gives_the_same_output(inputs in inputs(), sizes in sizes()) {
         let rules = unguarded(forgetting());
         let (mut single, mut batched) = (Run::new(&rules), Run::new(&rules));
-        drive(&mut single, &inputs, &[1], 1, |_, _| {});
+        drive(&mut single, &inputs, &[1], |_, _| {});
         batched.shard.limit_cache(0);
-        drive(&mut batched, &inputs, &sizes, 5, |_, _| {});
+        drive(&mut batched, &inputs, &sizes, |_, _| {});
         prop_assert_eq!(by_user(&single.outputs), by_user(&batched.outputs));
         prop_assert_eq!(states(&single.outputs), states(&batched.outputs));
         prop_assert_eq!(single.shard.cohorts(), batched.shard.cohorts());
@@ -66,9 +62,9 @@ proptest! {
     fn what_was_rolled_back_never_happened(inputs in inputs(), sizes in sizes(), lost in sizes()) {
         let rules = unguarded(forgetting());
         let (mut smooth, mut bumpy) = (Run::new(&rules), Run::new(&rules));
-        drive(&mut smooth, &inputs, &sizes, AMPLE, |_, _| {});
+        drive(&mut smooth, &inputs, &sizes, |_, _| {});
         let mut lost = lost.into_iter().cycle();
-        drive(&mut bumpy, &inputs, &sizes, AMPLE, |run, rest| {
+        drive(&mut bumpy, &inputs, &sizes, |run, rest| {
             let count = lost.next().unwrap_or(1).min(rest.len());
             run.apply(&rest[..count]);
             let now = rest[..count].last().map_or(START, |input| input.now);
@@ -105,8 +101,8 @@ proptest! {
         prop_assert_eq!(restored.offset, original.offset);
         original.outputs.clear();
         restored.changelog.clone_from(&original.changelog);
-        drive(&mut original, second, &sizes, AMPLE, |_, _| {});
-        drive(&mut restored, second, &sizes, AMPLE, |_, _| {});
+        drive(&mut original, second, &sizes, |_, _| {});
+        drive(&mut restored, second, &sizes, |_, _| {});
         prop_assert_eq!(by_user(&original.outputs), by_user(&restored.outputs));
         prop_assert_eq!(contents(&original), contents(&restored));
     }
@@ -123,8 +119,8 @@ proptest! {
         let mut memory = Run::new(&rules);
         let mut rocks = Run::over(database.shard(0), &rules);
         rocks.shard.limit_cache(0);
-        drive(&mut memory, &inputs, &sizes, 5, |_, _| {});
-        drive(&mut rocks, &inputs, &sizes, 5, |run, rest| {
+        drive(&mut memory, &inputs, &sizes, |_, _| {});
+        drive(&mut rocks, &inputs, &sizes, |run, rest| {
             if rest.len() % 2 == 0 {
                 database.flush().expect("flushes");
             }
