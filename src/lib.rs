@@ -1,5 +1,7 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod calibrate;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod event;
@@ -8,8 +10,11 @@ pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
+pub mod replay;
 pub mod rules;
+pub mod segment;
 pub mod shard;
 pub mod store;
 pub mod time;
 pub mod timer;
+pub mod win_back;

@@ -354,13 +354,11 @@ fn read_declining(reader: &mut Reader) -> Option<Declining> {
 
 fn read_survival(reader: &mut Reader) -> Option<Survival> {
     const PATH: &str = "policy.survival";
-    let off = reader.value(PATH).is_none_or(|value| is_off(&value));
-    if !reader.has(PATH) || off {
-        // Asked for all the same, so that a misspelt neighbour finds them as suggestions.
-        return None;
-    }
-    let table = match reader.value(PATH) {
-        Some(Value::Table(table)) => table,
+    let table = match reader.value(PATH)? {
+        // A section without keys is what is left of an example: nothing is meant by it.
+        Value::Table(table) if table.is_empty() => return None,
+        Value::Table(table) => table,
+        other if is_off(&other) => return None,
         _ => {
             reader.problem(PATH, "must be a table { r = .., alpha = .., a = .., b = .. }, or \"off\"");
             return None;

@@ -17,6 +17,8 @@ pub mod openapi;
 pub mod problem;
 pub mod serve;
 pub mod shards;
+#[cfg(test)]
+mod tests;
 pub mod users;
 pub mod view;
 

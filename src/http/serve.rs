@@ -26,6 +26,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Serves until `stop`, then ends streams, finishes answers under way and returns within [`CLOSE_WITHIN`].
 pub async fn serve(listener: TcpListener, parts: Parts, stop: CancellationToken) {
     let api = Api::new(parts, stop.clone());
+    listen(listener, api, stop).await;
+}
+
+pub(super) async fn listen(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&api).observe());
     accept(&listener, &router(api), &stop, &mut tasks).await;

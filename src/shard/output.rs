@@ -40,7 +40,14 @@ impl Writer {
     }
 
     /// A transition, with the user as it is at the change.
-    pub(super) fn transition(&self, user_id: &str, user: &User, change: &Change, policy: &Policy, now: WallTime) -> Output {
+    pub(super) fn transition(
+        &self,
+        user_id: &str,
+        user: &User,
+        change: &Change,
+        policy: &Policy,
+        now: WallTime,
+    ) -> Output {
         let mut out = Vec::with_capacity(640);
         out.extend_from_slice(b"{\"id\":");
         let id = format!("{user_id}:{}", change.seq);
@@ -81,7 +88,11 @@ impl Writer {
         put_name(&mut out, "state", Some(life.state.as_str()));
         put_time(&mut out, "since", Some(life.since));
         put_name(&mut out, "reason", Some(life.reason.as_str()));
-        out.extend_from_slice(if life.activated_at.is_some() { b",\"activated\":true" } else { b",\"activated\":false" });
+        out.extend_from_slice(if life.activated_at.is_some() {
+            b",\"activated\":true"
+        } else {
+            b",\"activated\":false"
+        });
         put_number(&mut out, "seq", user.seq);
         put_time(&mut out, "first_active_at", Some(life.first_active));
         put_time(&mut out, "last_active_at", Some(life.last_active));
@@ -98,7 +109,12 @@ impl Writer {
     /// The user is gone: a null under the user's key.
     #[expect(clippy::unused_self, reason = "one way to make every kind of output")]
     pub(super) fn gone(&self, user_id: &str) -> Output {
-        Output { topic: Topic::States, key: Some(user_id.as_bytes().to_vec()), value: None, headers: Headers::default() }
+        Output {
+            topic: Topic::States,
+            key: Some(user_id.as_bytes().to_vec()),
+            value: None,
+            headers: Headers::default(),
+        }
     }
 
     /// A record that is no event: bytes unchanged, the reason in headers before the record's own.

@@ -219,7 +219,7 @@ impl Store for RocksStore {
     fn users(&self, user_ids: &[&str]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let keys: Vec<Vec<u8>> = user_ids.iter().map(|user_id| key::user(self.partition, user_id)).collect();
         let family = self.database.family(USERS);
-        let values = self.database.db.batched_multi_get_cf(family, &keys, false);
+        let values = self.database.db.batched_multi_get_cf(family, &keys, user_ids.is_sorted());
         values
             .into_iter()
             .map(|value| {

@@ -1,0 +1,184 @@
+//! The users that a shard holds decoded: those changed since the last commit, and the recently used ones within a bound.
+
+use rustc_hash::FxHashMap;
+
+use crate::lifecycle::User;
+use crate::shard::cohort::{Class, Cohorts};
+use crate::store::{Store, StoreError, codec};
+use crate::time::EventTime;
+
+/// What an entry takes beside the user's own parts: key, map slot, struct. An estimate, for the bound alone.
+const ENTRY_BYTES: usize = 320;
+
+/// Decoded users by id.
+#[derive(Debug)]
+pub(super) struct Users {
+    entries: FxHashMap<Box<str>, Entry>,
+    dirty: Vec<Box<str>>,
+    bytes: usize,
+    limit: usize,
+}
+
+/// One user, or the knowledge that there is none.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// As of what was applied.
+    pub(super) user: Option<User>,
+    /// Whether the store has the user.
+    pub(super) stored: bool,
+    /// The deadline in the store's index.
+    pub(super) indexed: Option<EventTime>,
+    dirty: bool,
+    used: bool,
+    bytes: usize,
+}
+
+impl Entry {
+    /// What counts the user; `None` when there is no user.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.user.as_ref().map(Cohorts::class_of)
+    }
+}
+
+impl Users {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { entries: FxHashMap::default(), dirty: Vec::new(), bytes: 0, limit }
+    }
+
+    pub(super) fn limit(&mut self, bytes: usize) {
+        self.limit = bytes;
+    }
+
+    /// Reads those of `user_ids` that are not held, with one batched read.
+    pub(super) fn prefetch<'i>(
+        &mut self,
+        user_ids: impl Iterator<Item = &'i str>,
+        store: &impl Store,
+    ) -> Result<(), StoreError> {
+        let mut missing: Vec<&str> = user_ids.filter(|user_id| !self.entries.contains_key(*user_id)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        match missing.as_slice() {
+            [] => {}
+            [one] => self.hold(one, store.user(one)?.as_deref())?,
+            many => {
+                for (user_id, value) in many.iter().zip(store.users(many)?) {
+                    self.hold(user_id, value.as_deref())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds a user as the store has it, unless it is held already.
+    pub(super) fn hold(&mut self, user_id: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        if self.entries.contains_key(user_id) {
+            return Ok(());
+        }
+        let user = value.map(codec::decode_user).transpose()?;
+        let indexed = user.as_ref().and_then(|user| user.armed);
+        let bytes = size(user_id, user.as_ref());
+        self.bytes += bytes;
+        let entry = Entry { stored: user.is_some(), user, indexed, dirty: false, used: true, bytes };
+        self.entries.insert(user_id.into(), entry);
+        Ok(())
+    }
+
+    /// The entry of a user that is held.
+    pub(super) fn get(&self, user_id: &str) -> Option<&Entry> {
+        self.entries.get(user_id)
+    }
+
+    /// The entry of a user, read from the store if need be.
+    pub(super) fn entry(&mut self, user_id: &str, store: &impl Store) -> Result<&mut Entry, StoreError> {
+        if !self.entries.contains_key(user_id) {
+            self.hold(user_id, store.user(user_id)?.as_deref())?;
+        }
+        let entry = self.entries.get_mut(user_id).expect("it is held now");
+        entry.used = true;
+        Ok(entry)
+    }
+
+    /// Remembers that a held user has changed since the last commit.
+    pub(super) fn touch(&mut self, user_id: &str) {
+        let Some(entry) = self.entries.get_mut(user_id) else { return };
+        if !std::mem::replace(&mut entry.dirty, true) {
+            self.dirty.push(user_id.into());
+        }
+    }
+
+    /// How many users are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many users have changed since the last commit.
+    pub(super) fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// The users that have changed since the last commit, in order of their first change.
+    pub(super) fn dirty(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.dirty.iter().filter_map(|user_id| self.entries.get(user_id).map(|entry| (&**user_id, entry)))
+    }
+
+    /// What has changed is in the store now.
+    pub(super) fn committed(&mut self) {
+        for user_id in self.dirty.drain(..) {
+            let Some(entry) = self.entries.get_mut(&user_id) else { continue };
+            entry.dirty = false;
+            entry.stored = entry.user.is_some();
+            entry.indexed = entry.user.as_ref().and_then(|user| user.armed);
+            self.bytes -= entry.bytes;
+            entry.bytes = size(&user_id, entry.user.as_ref());
+            self.bytes += entry.bytes;
+        }
+        self.evict();
+    }
+
+    /// Forgets what has changed.
+    pub(super) fn rollback(&mut self) {
+        for user_id in self.dirty.drain(..) {
+            if let Some(entry) = self.entries.remove(&user_id) {
+                self.bytes -= entry.bytes;
+            }
+        }
+    }
+
+    /// Keeps to the limit: lets go of unchanged users, those not used since the last time first.
+    pub(super) fn evict(&mut self) {
+        if self.bytes <= self.limit {
+            return;
+        }
+        // A little below the limit, so that this is not done again for the next user.
+        let target = self.limit / 8 * 7;
+        for _ in 0..2 {
+            let mut bytes = self.bytes;
+            self.entries.retain(|_, entry| {
+                let keep = entry.dirty || bytes <= target || std::mem::take(&mut entry.used);
+                if !keep {
+                    bytes -= entry.bytes;
+                }
+                keep
+            });
+            self.bytes = bytes;
+            if self.bytes <= target {
+                return;
+            }
+        }
+    }
+}
+
+/// About what a user takes in memory.
+fn size(user_id: &str, user: Option<&User>) -> usize {
+    let parts = user.map_or(0, |user| {
+        let properties: usize = user.properties.iter().map(|(_, value)| 24 + value.len()).sum();
+        let life = user.life.as_ref().map_or(0, |life| {
+            let names: usize = life.last_events.iter().map(|name| 16 + name.len().max(16)).sum();
+            names + 4 * life.activity.buckets.capacity()
+        });
+        8 * user.recent_ids.capacity() + properties + life
+    });
+    ENTRY_BYTES + user_id.len() + parts
+}
