@@ -526,6 +526,13 @@ impl<S: Store> Shard<S> {
         if changed || armed.is_some_and(|armed| armed <= to) {
             exists &= user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
         }
+        // The state as time left it, before the event: what is written must not depend on whether the timer came first.
+        let by_time = emitter.changes;
+        if by_time > 0 {
+            let next = if exists { user.next_deadline(policy) } else { None };
+            let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
+            emitter.out.outputs.push(state);
+        }
         let turn = act(user, exists, policy, &mut emitter);
         exists = turn.exists;
         let mut next = if exists { user.next_deadline(policy) } else { None };
@@ -541,7 +548,7 @@ impl<S: Store> Shard<S> {
                 self.timers.arm(at, user_id);
             }
         }
-        if changes > 0 {
+        if changes > by_time {
             let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
             out.outputs.push(state);
         }

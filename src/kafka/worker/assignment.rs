@@ -39,7 +39,7 @@ impl Session<'_> {
                 }
                 Change::Lost(partitions) => {
                     if partitions.iter().any(|partition| self.is_pending(*partition)) {
-                        self.shared.metrics.aborted(AbortCause::Lost);
+                        self.shared.parts.metrics.aborted(AbortCause::Lost);
                     }
                     warn!(worker = self.worker, ?partitions, "partitions were lost; what was not committed is dropped");
                     self.give_up(&partitions)?;
@@ -68,10 +68,10 @@ impl Session<'_> {
         };
         answer().map_err(|error| Halt::Rejoin(format!("taking partitions: {error}")))?;
         for &partition in partitions {
-            self.shared.status.insert(ShardStatus::taken_over(partition, self.worker));
+            self.shared.parts.status.insert(ShardStatus::taken_over(partition, self.worker));
             self.slots.insert(partition, Slot::Restoring(Box::new(self.restorer.begin(partition))));
         }
-        self.shared.status.joined(self.worker);
+        self.shared.parts.status.joined(self.worker);
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl Session<'_> {
             if let Some(Slot::Restoring(restore)) = self.slots.remove(partition) {
                 self.restorer.cancel(*restore);
             }
-            self.shared.status.remove(*partition, self.worker);
+            self.shared.parts.status.remove(*partition, self.worker);
         }
         let answer = || -> KafkaResult<()> {
             let list = self.list(partitions, Offset::Invalid)?;
@@ -166,7 +166,7 @@ impl Session<'_> {
             resume.from
         });
         info!(worker = self.worker, partition, from = resume.from, "running");
-        shared.status.update(partition, self.worker, |status| {
+        shared.parts.status.update(partition, self.worker, |status| {
             status.restored = (read, read);
             status.cohorts = shard.cohorts().clone();
         });

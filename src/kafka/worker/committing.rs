@@ -74,7 +74,7 @@ impl Session<'_> {
                     self.apply_locally(std::mem::take(&mut held), &delivered, began)?;
                     Input::Done(Pace::Quick)
                 }
-                Action::Renew if self.shared.shutdown.is_cancelled() => {
+                Action::Renew if self.shutdown.is_cancelled() => {
                     // The next start under this name settles the transaction; there is no time to do it now.
                     return Err(Halt::Rejoin(self.transactions.last_error()));
                 }
@@ -90,7 +90,7 @@ impl Session<'_> {
                     answer
                 }
                 Action::RollBack => {
-                    self.shared.metrics.aborted(cause);
+                    self.shared.parts.metrics.aborted(cause);
                     self.roll_back()?;
                     Input::Done(Pace::Quick)
                 }
@@ -139,9 +139,9 @@ impl Session<'_> {
     /// Step 6: the transaction has committed, so the store may know, and so may everybody else.
     fn apply_locally(&mut self, held: Vec<Held>, delivered: &BTreeMap<i32, i64>, began: Instant) -> Result<(), Halt> {
         let took: Duration = began.elapsed();
-        let now = self.shared.clock.now();
+        let now = self.shared.parts.clock.now();
         self.progress.committed = true;
-        self.shared.metrics.committed(took);
+        self.shared.parts.metrics.committed(took);
         for Held { partition, sealed, offset, .. } in held {
             let Some(Slot::Live(live)) = self.slots.get_mut(&partition) else { continue };
             let last = delivered.get(&partition).expect("the changelog of each sealed shard was awaited in step 3");
@@ -149,16 +149,16 @@ impl Session<'_> {
             live.committed = live.next;
             live.group = offset.or(live.group);
             live.moved_to = None;
-            self.shared.metrics.counted(&live.effects.counts);
+            self.shared.parts.metrics.counted(&live.effects.counts);
             for at in live.arrivals.drain(..) {
-                self.shared.metrics.reached_commit(now - WallTime::from_millis(at));
+                self.shared.parts.metrics.reached_commit(now - WallTime::from_millis(at));
             }
-            if self.shared.feed.is_watched() {
+            if self.shared.parts.feed.is_watched() {
                 let transitions = live.effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
                 for (key, value) in
                     transitions.filter_map(|output| Some((output.key.as_ref()?, output.value.as_ref()?)))
                 {
-                    self.shared.feed.show(partition, key, value);
+                    self.shared.parts.feed.show(partition, key, value);
                 }
             }
             live.effects.clear();

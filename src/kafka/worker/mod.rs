@@ -20,21 +20,20 @@ use rdkafka::consumer::Consumer;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::client;
 use super::commit::Commit;
 use super::error::{Halt, RunError};
-use super::feed::TransitionFeed;
 use super::lease::{Lease, Leases};
 use super::rebalance::{GroupConsumer, Membership};
 use super::restore::{Restore, Restorer};
-use super::status::{Phase, Status};
+use super::status::Phase;
 use super::transaction::Transactions;
-use crate::clock::{Clock, monotonic};
+use super::{Parts, client};
+use crate::clock::monotonic;
 use crate::config::Config;
-use crate::metrics::{AbortCause, Metrics};
+use crate::metrics::AbortCause;
 use crate::rules::Rules;
 use crate::shard::{Effects, Shard};
-use crate::store::rocks::{Database, RocksStore};
+use crate::store::rocks::RocksStore;
 use crate::time::EventTime;
 
 /// A commit happens at the latest when so many records were applied.
@@ -56,26 +55,21 @@ const REJOIN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What all workers of a process share.
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Config,
     pub(super) rules: Arc<Rules>,
-    pub(super) input_partitions: i32,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) status: Arc<Status>,
-    pub(super) database: Arc<Database>,
-    pub(super) feed: TransitionFeed,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) parts: Parts,
     pub(super) leases: Leases,
-    pub(super) shutdown: CancellationToken,
+    pub(super) input_partitions: i32,
 }
 
 /// Runs one worker until the shut-down, joining the group anew as often as needed.
-pub(super) fn run(shared: &Shared, worker: usize) -> Result<(), RunError> {
+pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken) -> Result<(), RunError> {
     let mut fenced = 0;
     let mut attempts = 0_u32;
-    while !shared.shutdown.is_cancelled() {
+    while !shutdown.is_cancelled() {
         let mut progress = Progress::default();
-        let halt = session(shared, worker, &mut progress);
-        shared.status.left(worker);
+        let halt = session(worker, shared, shutdown, &mut progress);
+        shared.parts.status.left(worker);
         if progress.committed {
             (fenced, attempts) = (0, 0);
         }
@@ -86,7 +80,7 @@ pub(super) fn run(shared: &Shared, worker: usize) -> Result<(), RunError> {
                 return Err(error);
             }
             Err(Halt::Fenced(reason)) => {
-                shared.metrics.aborted(AbortCause::Fenced);
+                shared.parts.metrics.aborted(AbortCause::Fenced);
                 fenced += 1;
                 if fenced >= FENCED_MAX {
                     return Err(RunError::Fenced {
@@ -99,7 +93,7 @@ pub(super) fn run(shared: &Shared, worker: usize) -> Result<(), RunError> {
             Err(Halt::Rejoin(reason)) => warn!(worker, reason, "joining the group anew"),
         }
         attempts = attempts.saturating_add(1);
-        pause(shared, (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX));
+        pause(shutdown, (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX));
     }
     Ok(())
 }
@@ -111,15 +105,15 @@ struct Progress {
 }
 
 /// Waits, but not past the shut-down.
-fn pause(shared: &Shared, length: Duration) {
+fn pause(shutdown: &CancellationToken, length: Duration) {
     let until = monotonic() + length;
-    while monotonic() < until && !shared.shutdown.is_cancelled() {
+    while monotonic() < until && !shutdown.is_cancelled() {
         std::thread::sleep(PATIENCE_MAX.min(length));
     }
 }
 
 /// From joining the group to leaving it.
-fn session(shared: &Shared, worker: usize, progress: &mut Progress) -> Result<(), Halt> {
+fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progress: &mut Progress) -> Result<(), Halt> {
     let config = &shared.config;
     // The producer first: initialising it settles what a predecessor under this name left open, before anybody waits for
     // it in `committed` or in a changelog.
@@ -133,7 +127,7 @@ fn session(shared: &Shared, worker: usize, progress: &mut Progress) -> Result<()
         &client::reader(config),
         &client::looker(config),
         (config.topics.changelog.clone(), config.topics.events.clone()),
-        Arc::clone(&shared.database),
+        Arc::clone(&shared.parts.database),
         shared.leases.clone(),
     )
     .map_err(client_error)?;
@@ -141,6 +135,7 @@ fn session(shared: &Shared, worker: usize, progress: &mut Progress) -> Result<()
 
     let mut session = Session {
         shared,
+        shutdown,
         worker,
         consumer: &consumer,
         transactions,
@@ -182,6 +177,7 @@ fn settle(shared: &Shared, transactions: &mut Transactions) -> Result<(), Halt> 
 /// A worker between joining the group and leaving it.
 struct Session<'s> {
     shared: &'s Shared,
+    shutdown: &'s CancellationToken,
     worker: usize,
     consumer: &'s GroupConsumer,
     transactions: Transactions,
@@ -233,7 +229,7 @@ struct Live {
 
 impl Session<'_> {
     fn run(&mut self) -> Result<(), Halt> {
-        while !self.shared.shutdown.is_cancelled() {
+        while !self.shutdown.is_cancelled() {
             let gathered = self.gather(self.patience())?;
             self.apply(gathered)?;
             self.serve_changes()?;
@@ -284,9 +280,9 @@ impl Session<'_> {
     /// Tells onlookers how things stand.
     fn report(&mut self) {
         self.reported_at = monotonic();
-        let now = self.shared.clock.now();
+        let now = self.shared.parts.clock.now();
         for (partition, slot) in &self.slots {
-            self.shared.status.update(*partition, self.worker, |status| match slot {
+            self.shared.parts.status.update(*partition, self.worker, |status| match slot {
                 Slot::Restoring(restore) => {
                     let (done, total) = restore.progress();
                     status.phase = Phase::Restoring { done, total };

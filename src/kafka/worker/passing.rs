@@ -99,7 +99,7 @@ impl Session<'_> {
 
     /// Lets timers fire that event time has made due, and wall time in where nothing is unread.
     pub(super) fn pass_time(&mut self) -> Result<(), Halt> {
-        let now = self.shared.clock.now();
+        let now = self.shared.parts.clock.now();
         if self.ask_in().is_zero() {
             self.ask_ends(now)?;
         }

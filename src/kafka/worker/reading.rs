@@ -81,7 +81,7 @@ impl<'s> Session<'s> {
     /// to its position, and they come again.
     pub(super) fn apply(&mut self, gathered: Gathered<'_>) -> Result<(), Halt> {
         let Gathered { mut records, ended } = gathered;
-        let now = self.shared.clock.now();
+        let now = self.shared.parts.clock.now();
         records.sort_by_key(Message::partition);
         for chunk in records.chunk_by(|a, b| a.partition() == b.partition()) {
             let partition = chunk[0].partition();
