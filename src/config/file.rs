@@ -39,10 +39,10 @@ impl Reader {
         let mut reader =
             Self { root, env: BTreeMap::new(), known: BTreeSet::new(), free: BTreeSet::new(), problems: Vec::new() };
         for (variable, text) in env {
-            if let Some(path) = variable.strip_prefix(PREFIX).map(str::to_ascii_lowercase) {
-                if path.contains("__") || TOP_LEVEL.contains(&path.as_str()) {
-                    reader.lay_over(&path.replace("__", "."), variable, text);
-                }
+            if let Some(path) = variable.strip_prefix(PREFIX).map(str::to_ascii_lowercase)
+                && (path.contains("__") || TOP_LEVEL.contains(&path.as_str()))
+            {
+                reader.lay_over(&path.replace("__", "."), variable, text);
             }
         }
         reader
@@ -315,7 +315,7 @@ impl Reader {
                     let elsewhere = format!(".{key}");
                     let moved = self.known.iter().find(|known| known.ends_with(&elsewhere)).cloned();
                     let guess = moved
-                        .or_else(|| self.suggest(prefix, key).map(Into::into))
+                        .or_else(|| self.suggest(prefix, key))
                         .map(|known: String| format!("; did you mean `{known}`?"));
                     self.problem(&path, format_args!("no such key{}", guess.unwrap_or_default()));
                 }

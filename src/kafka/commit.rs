@@ -176,7 +176,6 @@ impl Commit {
         action
     }
 
-    #[expect(clippy::match_same_arms, reason = "one arm a rule; the order follows the protocol")]
     fn next(&mut self, input: Input) -> (State, Action) {
         use Failure::{Broken, Fenced, Hopeless};
         use Input::{Done, Failed, Resolved, Sealed};

@@ -33,7 +33,7 @@ use crate::rules::Rules;
 use crate::store::rocks::Database;
 
 /// Memtables older than this are flushed, so that a quiet shard's position stays near the changelog's end.
-const FLUSH_AFTER: Duration = Duration::from_secs(60);
+const FLUSH_AFTER: Duration = Duration::from_mins(1);
 /// How often that is looked at, and how soon a request to stop is heard there.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 

@@ -526,13 +526,6 @@ impl<S: Store> Shard<S> {
         if changed || armed.is_some_and(|armed| armed <= to) {
             exists &= user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
         }
-        // The state as time left it, before the event: what is written must not depend on whether the timer came first.
-        let by_time = emitter.changes;
-        if by_time > 0 {
-            let next = if exists { user.next_deadline(policy) } else { None };
-            let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
-            emitter.out.outputs.push(state);
-        }
         let turn = act(user, exists, policy, &mut emitter);
         exists = turn.exists;
         let mut next = if exists { user.next_deadline(policy) } else { None };
@@ -547,10 +540,6 @@ impl<S: Store> Shard<S> {
             if let Some(at) = user.armed.filter(|_| user.armed != armed) {
                 self.timers.arm(at, user_id);
             }
-        }
-        if changes > by_time {
-            let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
-            out.outputs.push(state);
         }
         if !exists {
             entry.user = None;
@@ -596,12 +585,19 @@ struct Emitter<'a> {
     changes: usize,
 }
 
+/// Each transition is followed by the user's current state, as of that very moment: so what is written does not depend on
+/// whether a timer or the user's next event came first.
 impl Sink for Emitter<'_> {
     fn change(&mut self, user_id: &str, user: &User, change: &Change) {
         self.changes += 1;
         self.out.counts.transition(change.from, change.to, change.reason);
         self.out.counts.away.extend(change.away_since.map(|since| change.effective_at - since));
         self.out.outputs.push(self.writer.transition(user_id, user, change, self.policy, self.now));
+        let state = match change.to {
+            Some(_) => self.writer.state(user_id, user, user.next_deadline(self.policy), self.now),
+            None => self.writer.gone(user_id),
+        };
+        self.out.outputs.push(state);
     }
 }
 
