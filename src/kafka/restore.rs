@@ -96,8 +96,14 @@ pub(super) enum RestoreError {
     #[error("reading the changelog failed: {0}")]
     Reader(#[from] KafkaError),
     /// The store failed, or the changelog holds what this build cannot read.
-    #[error(transparent)]
-    Shard(#[from] ShardError),
+    #[error("shard {0}: {1}")]
+    Shard(i32, ShardError),
+}
+
+impl RestoreError {
+    fn shard<E: Into<ShardError>>(partition: i32) -> impl FnOnce(E) -> Self {
+        move |source| Self::Shard(partition, source.into())
+    }
 }
 
 impl Restorer {
@@ -214,7 +220,7 @@ impl Restorer {
 
     fn begin_reading(&self, restore: &mut Restore) -> Result<(), RestoreError> {
         let partition = restore.partition;
-        let (_, local) = restore.store.shard().map_err(ShardError::from)?;
+        let (_, local) = restore.store.shard().map_err(RestoreError::shard(partition))?;
         let from = match takeover::replay(local, restore.from, restore.end) {
             Replay::Nothing => restore.end,
             Replay::Tail { from } => from,
@@ -231,7 +237,7 @@ impl Restorer {
                     }
                     None => {}
                 }
-                self.database.drop_shard(partition).map_err(ShardError::from)?;
+                self.database.drop_shard(partition).map_err(RestoreError::shard(partition))?;
                 from
             }
         };
@@ -328,8 +334,8 @@ impl Restore {
         let Some(last) = messages.last() else { return Ok(()) };
         let next = last.offset() + 1;
         let records = messages.iter().filter_map(|message| Some((message.key()?, message.payload())));
-        let batch = restore_batch(&self.store, records, next)?;
-        self.store.write(batch).map_err(ShardError::from)?;
+        let batch = restore_batch(&self.store, records, next).map_err(RestoreError::shard(self.partition))?;
+        self.store.write(batch).map_err(RestoreError::shard(self.partition))?;
         self.next = next;
         if self.logged.elapsed() >= LOG_EVERY {
             self.logged = monotonic();
@@ -342,8 +348,9 @@ impl Restore {
     /// The end is reached. Transaction markers take offsets too, so the last record may lie a little before it.
     fn complete(&mut self) -> Result<(), RestoreError> {
         self.next = self.next.max(self.end);
-        let batch = restore_batch(&self.store, std::iter::empty(), self.next)?;
-        self.store.write(batch).map_err(ShardError::from)?;
+        let batch =
+            restore_batch(&self.store, std::iter::empty(), self.next).map_err(RestoreError::shard(self.partition))?;
+        self.store.write(batch).map_err(RestoreError::shard(self.partition))?;
         self.stage = Stage::Complete;
         Ok(())
     }

@@ -1,0 +1,219 @@
+//! Drives the [commit protocol](crate::kafka::commit): one arm an action.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, Halt, Live, RunError, Session, Slot};
+use crate::clock::monotonic;
+use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
+use crate::kafka::restore::stable_offset;
+use crate::metrics::AbortCause;
+use crate::shard::{Sealed, Topic};
+use crate::time::WallTime;
+
+/// One shard's part of the commit that is under way.
+struct Held {
+    partition: i32,
+    sealed: Sealed,
+    /// The input offset that the commit sends; `None` if the shard never read a record.
+    offset: Option<i64>,
+    /// The group's offset before the commit.
+    before: Option<i64>,
+}
+
+impl Session<'_> {
+    /// Whether the present transaction should be committed now.
+    pub(super) fn commit_is_due(&self) -> bool {
+        let Some(since) = self.pending_since else { return false };
+        if since.elapsed() >= self.shared.config.commit_interval {
+            return true;
+        }
+        let (mut records, mut outputs) = (0, 0);
+        for (_, live) in self.live() {
+            records += live.shard.pending().records;
+            outputs += live.effects.outputs.len();
+        }
+        records >= COMMIT_RECORDS_MAX || outputs >= COMMIT_OUTPUTS_MAX
+    }
+
+    /// Commits everything that was applied, or goes back to the last commit: either way nothing is pending afterwards.
+    pub(super) fn commit(&mut self) -> Result<(), Halt> {
+        self.pending_since = None;
+        if !self.live().any(|(_, live)| live.is_pending()) {
+            return Ok(());
+        }
+        let began = monotonic();
+        let mut held = self.seal()?;
+        self.commits += 1;
+        let note = format!("{}:{}", self.name, self.commits);
+        let mut delivered = BTreeMap::new();
+        let mut cause = AbortCause::Aborted;
+        let mut input = Input::Sealed;
+        loop {
+            let action = self.protocol.step(input);
+            if !matches!(input, Input::Sealed | Input::Done(Pace::Quick)) {
+                debug!(worker = self.worker, ?input, ?action, "a commit left its usual way");
+            }
+            input = match action {
+                Action::Begin => self.transactions.begin(),
+                Action::Produce => self.produce(&held),
+                Action::AwaitDelivery => {
+                    let answer = self.transactions.await_delivery();
+                    delivered = self.transactions.delivered();
+                    answer
+                }
+                Action::SendOffsets => {
+                    let offsets: Vec<(i32, i64)> =
+                        held.iter().filter_map(|shard| Some((shard.partition, shard.offset?))).collect();
+                    self.transactions.send_offsets(self.consumer, &self.shared.config.topics.events, &offsets, &note)
+                }
+                Action::Commit => self.transactions.commit(),
+                Action::Apply => {
+                    self.apply_locally(std::mem::take(&mut held), &delivered, began)?;
+                    Input::Done(Pace::Quick)
+                }
+                Action::Renew if self.shutdown.is_cancelled() => {
+                    // The next start under this name settles the transaction; there is no time to do it now.
+                    return Err(Halt::Rejoin(self.transactions.last_error()));
+                }
+                Action::Renew => self.transactions.renew(),
+                Action::ReadOffsets => {
+                    cause = AbortCause::Unresolved;
+                    let answer = self.read_offsets(&held, &note);
+                    warn!(
+                        worker = self.worker,
+                        ?answer,
+                        "the outcome of a commit was unknown; the group's offsets tell it"
+                    );
+                    answer
+                }
+                Action::RollBack => {
+                    self.shared.parts.metrics.aborted(cause);
+                    self.roll_back()?;
+                    Input::Done(Pace::Quick)
+                }
+                Action::Rest => break,
+                Action::Rejoin if input == Input::Failed(Failure::Fenced) => {
+                    return Err(Halt::Fenced(self.transactions.last_error()));
+                }
+                Action::Rejoin => return Err(Halt::Rejoin(self.transactions.last_error())),
+                Action::Stop => {
+                    let what = format!("committing to the output topics: {}", self.transactions.last_error());
+                    return Err(Halt::Stop(RunError::Refused { what }));
+                }
+            };
+        }
+        self.note_pending();
+        self.report();
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<Vec<Held>, Halt> {
+        let mut held = Vec::with_capacity(self.slots.len());
+        for (partition, live) in self.live_mut() {
+            let sealed = live.shard.seal().map_err(Halt::shard(partition))?;
+            if sealed.is_empty() {
+                assert!(live.effects.outputs.is_empty(), "shard {partition} has output of nothing that changed");
+                continue;
+            }
+            held.push(Held { partition, offset: sealed.position, sealed, before: live.group });
+        }
+        Ok(held)
+    }
+
+    fn produce(&mut self, held: &[Held]) -> Input {
+        let mut pace = Pace::Quick;
+        for shard in held {
+            let Some(Slot::Live(live)) = self.slots.get(&shard.partition) else { continue };
+            match self.transactions.produce(shard.partition, &live.effects.outputs, &shard.sealed.changelog) {
+                Input::Done(Pace::Quick) => {}
+                Input::Done(Pace::Slow) => pace = Pace::Slow,
+                failed @ (Input::Failed(_) | Input::Sealed | Input::Resolved(_)) => return failed,
+            }
+        }
+        Input::Done(pace)
+    }
+
+    /// Step 6: the transaction has committed, so the store may know, and so may everybody else.
+    fn apply_locally(&mut self, held: Vec<Held>, delivered: &BTreeMap<i32, i64>, began: Instant) -> Result<(), Halt> {
+        let took: Duration = began.elapsed();
+        let now = self.shared.parts.clock.now();
+        self.progress.committed = true;
+        self.shared.parts.metrics.committed(took);
+        for Held { partition, sealed, offset, .. } in held {
+            let Some(Slot::Live(live)) = self.slots.get_mut(&partition) else { continue };
+            let last = delivered.get(&partition).expect("the changelog of each sealed shard was awaited in step 3");
+            live.shard.committed(sealed, last + 1).map_err(Halt::shard(partition))?;
+            live.committed = live.next;
+            live.group = offset.or(live.group);
+            live.moved_to = None;
+            self.shared.parts.metrics.counted(&live.effects.counts);
+            for at in live.arrivals.drain(..) {
+                self.shared.parts.metrics.reached_commit(now - WallTime::from_millis(at));
+            }
+            if self.shared.parts.feed.is_watched() {
+                let transitions = live.effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
+                for (key, value) in
+                    transitions.filter_map(|output| Some((output.key.as_ref()?, output.value.as_ref()?)))
+                {
+                    self.shared.parts.feed.show(partition, key, value);
+                }
+            }
+            live.effects.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether the commit named `note` is what the group's stable offsets show. The metadata tells it even where the offset
+    /// itself did not move, as in a commit of timers alone.
+    fn read_offsets(&self, held: &[Held], note: &str) -> Input {
+        let mut outcome = None;
+        for shard in held {
+            let Some(offset) = shard.offset else { continue };
+            let seen = match stable_offset(self.consumer, &self.shared.config.topics.events, shard.partition) {
+                Err(error) => {
+                    warn!(%error, "the group's offsets cannot be read");
+                    return Input::Failed(Failure::Broken);
+                }
+                Ok(Some((at, metadata))) if at == offset && metadata == note => Outcome::Took,
+                Ok(other) if other.as_ref().map(|(at, _)| *at) == shard.before => Outcome::DidNotTake,
+                Ok(_) => Outcome::Foreign,
+            };
+            // A transaction is one: where the shards disagree, somebody else has written.
+            match outcome {
+                None => outcome = Some(seen),
+                Some(first) if first == seen => {}
+                Some(_) => return Input::Resolved(Outcome::Foreign),
+            }
+        }
+        // Without an offset no record was read, so there is no user yet: doing it again changes nothing.
+        Input::Resolved(outcome.unwrap_or(Outcome::DidNotTake))
+    }
+
+    fn roll_back(&mut self) -> Result<(), Halt> {
+        for (partition, live) in self.live_mut() {
+            live.roll_back().map_err(Halt::shard(partition))?;
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    fn roll_back(&mut self) -> Result<(), crate::shard::ShardError> {
+        self.shard.rollback()?;
+        self.effects.clear();
+        self.arrivals.clear();
+        self.next = self.committed;
+        if let Some(offset) = self.moved_to {
+            self.shard.move_to(offset);
+            self.next = offset;
+        }
+        self.seek_to = Some(self.next);
+        self.end.moved();
+        // Timers may be due that had fired already.
+        self.touched = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! From the consumer's queue to applied records.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use tracing::{debug, warn};
+
+use super::{Halt, Live, RunError, Session, Slot};
+use crate::clock::monotonic;
+use crate::event::Record;
+
+/// Records applied in one round of the loop, at most.
+const ROUND_RECORDS: usize = 8_192;
+/// Bytes of records in one round, about.
+const ROUND_BYTES: usize = 8 << 20;
+/// Every so manieth record's latency is measured.
+const LATENCY_STRIDE: usize = 64;
+/// Latencies measured per shard and commit, at most.
+const LATENCIES_MAX: usize = 256;
+
+/// What one round of reading brought.
+#[derive(Default)]
+pub(super) struct Gathered<'c> {
+    records: Vec<BorrowedMessage<'c>>,
+    /// Partitions that were read to their end.
+    ended: Vec<i32>,
+}
+
+impl<'s> Session<'s> {
+    /// Waits up to `patience` for a first record, then takes what is there. Ends early when the group changes.
+    pub(super) fn gather(&self, patience: Duration) -> Result<Gathered<'s>, Halt> {
+        let consumer = self.consumer;
+        let mut gathered = Gathered::default();
+        let mut bytes = 0;
+        let until = monotonic() + patience;
+        while gathered.records.len() < ROUND_RECORDS && bytes < ROUND_BYTES {
+            let empty = gathered.records.is_empty() && gathered.ended.is_empty();
+            let wait = if empty { until.saturating_duration_since(monotonic()) } else { Duration::ZERO };
+            match consumer.poll(wait) {
+                // Either nothing came, or a change of the group did.
+                None if consumer.context().has_changes() || !empty || monotonic() >= until => break,
+                None => {}
+                Some(Ok(record)) => {
+                    bytes += record.payload_len() + record.key_len();
+                    gathered.records.push(record);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => gathered.ended.push(partition),
+                Some(Err(error)) => self.reading_failed(&error)?,
+            }
+        }
+        Ok(gathered)
+    }
+
+    fn reading_failed(&self, error: &KafkaError) -> Result<(), Halt> {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::FencedInstanceId | Code::Fenced) => Err(Halt::Fenced(error.to_string())),
+            Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
+                let topic = &self.shared.config.topics.events;
+                Err(Halt::Stop(RunError::Refused { what: format!("reading {topic}: {error}") }))
+            }
+            // The position is out of the partition's range: taking over looks at the range, and decides.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(Halt::Rejoin(error.to_string())),
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(Halt::Rejoin(error.to_string())),
+            Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve) => {
+                debug!(%error, "reading the input; librdkafka goes on trying");
+                Ok(())
+            }
+            // `Code::PollExceeded` too: what was lost comes as a change of the group.
+            _ => {
+                warn!(%error, "reading the input");
+                Ok(())
+            }
+        }
+    }
+
+    /// Applies what was read. Records of a shard that is not taken up, or not positioned yet, are left: it will be moved
+    /// to its position, and they come again.
+    pub(super) fn apply(&mut self, gathered: Gathered<'_>) -> Result<(), Halt> {
+        let Gathered { mut records, ended } = gathered;
+        let now = self.shared.parts.clock.now();
+        records.sort_by_key(Message::partition);
+        for chunk in records.chunk_by(|a, b| a.partition() == b.partition()) {
+            let partition = chunk[0].partition();
+            let Some(Slot::Live(live)) = self.slots.get_mut(&partition) else { continue };
+            if live.seek_to.is_none() {
+                live.apply(chunk, now).map_err(Halt::shard(partition))?;
+            }
+        }
+        for partition in ended {
+            if let Some(Slot::Live(live)) = self.slots.get_mut(&partition)
+                && live.seek_to.is_none()
+            {
+                live.end.reached();
+            }
+        }
+        if !records.is_empty() {
+            self.note_pending();
+        }
+        Ok(())
+    }
+
+    /// Remembers when the oldest uncommitted change was made.
+    pub(super) fn note_pending(&mut self) {
+        if self.pending_since.is_none() && self.live().any(|(_, live)| live.is_pending()) {
+            self.pending_since = Some(monotonic());
+        }
+    }
+}
+
+impl Live {
+    fn apply(
+        &mut self,
+        messages: &[BorrowedMessage<'_>],
+        now: crate::time::WallTime,
+    ) -> Result<(), crate::shard::ShardError> {
+        let headers: Vec<Vec<(&str, &[u8])>> = messages.iter().map(headers).collect();
+        let records: Vec<Record<'_>> = messages
+            .iter()
+            .zip(&headers)
+            .map(|(message, headers)| Record {
+                key: message.key(),
+                value: message.payload(),
+                headers,
+                offset: message.offset(),
+            })
+            // A record from before the position was in the queue when the consumer was moved.
+            .filter(|record| record.offset >= self.next)
+            .collect();
+        let Some(last) = records.last() else { return Ok(()) };
+        let next = last.offset + 1;
+        self.shard.apply(&records, now, &mut self.effects)?;
+        self.next = next;
+        self.touched = true;
+        for message in messages.iter().step_by(LATENCY_STRIDE) {
+            if self.arrivals.len() < LATENCIES_MAX
+                && let Some(at) = message.timestamp().to_millis()
+            {
+                self.arrivals.push(at);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record's headers. One whose name is no UTF-8 is left out: the client library panics on it, and no record may stop
+/// a shard (SPEC section 1).
+fn headers<'m>(message: &'m BorrowedMessage<'_>) -> Vec<(&'m str, &'m [u8])> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    (0..headers.count())
+        .filter_map(|index| catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten())
+        .map(|header| (header.key, header.value.unwrap_or_default()))
+        .collect()
+}
