@@ -22,7 +22,8 @@ use super::client::Listener;
 use super::lease::{Lease, Leases};
 use super::rebalance::GroupConsumer;
 use super::takeover::{self, Replay, Unusable};
-use crate::clock::monotonic;
+use super::topics::DELETIONS_KEPT_MS;
+use crate::clock::{Clock, monotonic};
 use crate::shard::{ShardError, restore_batch};
 use crate::store::Store;
 use crate::store::rocks::{Database, RocksStore};
@@ -48,6 +49,7 @@ pub(super) struct Restorer {
     input: String,
     database: Arc<Database>,
     leases: Leases,
+    clock: Arc<dyn Clock>,
 }
 
 /// One shard on its way.
@@ -62,6 +64,8 @@ pub(super) struct Restore {
     from: i64,
     next: i64,
     end: i64,
+    /// From this changelog offset on no deletion is missing.
+    whole: i64,
     not_before: Instant,
     started: Instant,
     logged: Instant,
@@ -112,8 +116,8 @@ impl Restorer {
         reader: &ClientConfig,
         looker: &ClientConfig,
         (changelog, input): (String, String),
-        database: Arc<Database>,
-        leases: Leases,
+        (database, leases): (Arc<Database>, Leases),
+        clock: Arc<dyn Clock>,
     ) -> KafkaResult<Self> {
         Ok(Self {
             reader: reader.create_with_context(Listener)?,
@@ -122,6 +126,7 @@ impl Restorer {
             input,
             database,
             leases,
+            clock,
         })
     }
 
@@ -137,6 +142,7 @@ impl Restorer {
             from: 0,
             next: 0,
             end: 0,
+            whole: 0,
             not_before: now,
             started: now,
             logged: now,
@@ -208,8 +214,24 @@ impl Restorer {
         let (start, end) = self.looker.fetch_watermarks(&self.changelog, restore.partition, ANSWER_TIMEOUT)?;
         restore.from = start;
         restore.end = end;
+        restore.whole = self.whole_from(restore.partition)?.unwrap_or(end);
         restore.stage = Stage::Settling;
         Ok(())
+    }
+
+    /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
+    /// older.
+    fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
+        let young = self.clock.now().as_millis() - DELETIONS_KEPT_MS / 2;
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&self.changelog, partition, Offset::Offset(young))?;
+        let answer = self.looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
+        let element = answer.find_partition(&self.changelog, partition).ok_or(KafkaError::NoMessageReceived)?;
+        element.error()?;
+        Ok(match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+        })
     }
 
     /// Whether every transaction that began before the end is decided.
@@ -221,7 +243,7 @@ impl Restorer {
     fn begin_reading(&self, restore: &mut Restore) -> Result<(), RestoreError> {
         let partition = restore.partition;
         let (_, local) = restore.store.shard().map_err(RestoreError::shard(partition))?;
-        let from = match takeover::replay(local, restore.from, restore.end) {
+        let from = match takeover::replay(local, restore.from, restore.whole, restore.end) {
             Replay::Nothing => restore.end,
             Replay::Tail { from } => from,
             Replay::All { from, because } => {

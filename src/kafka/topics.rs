@@ -19,7 +19,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// What the headers of a dead letter add to the record that it was made from, at most.
 const DEAD_LETTER_ROOM: u64 = 64 << 10;
 /// How long a deletion stays visible in the changelog: a local copy that was away for longer must be rebuilt.
-const DELETIONS_KEPT: &str = "604800000";
+pub(super) const DELETIONS_KEPT_MS: i64 = 604_800_000;
 /// How long dead letters are kept: 14 days.
 const DEAD_LETTERS_KEPT: &str = "1209600000";
 
@@ -163,6 +163,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
 fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 4] {
     let topics = &config.topics;
     let setting = |name, value: &str| (name, value.to_owned());
+    let deletions_kept = DELETIONS_KEPT_MS.to_string();
     let mut dead_letters = vec![setting("retention.ms", DEAD_LETTERS_KEPT)];
     if let Some(size) = input_size {
         dead_letters.push(("max.message.bytes", (size + DEAD_LETTER_ROOM).to_string()));
@@ -203,7 +204,7 @@ fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<
                 setting("segment.bytes", "67108864"),
                 setting("min.compaction.lag.ms", "0"),
                 setting("min.cleanable.dirty.ratio", "0.3"),
-                setting("delete.retention.ms", DELETIONS_KEPT),
+                setting("delete.retention.ms", &deletions_kept),
             ],
             cleanup: Cleanup::CompactOnly,
         },

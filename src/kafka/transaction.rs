@@ -182,6 +182,11 @@ impl Transactions {
             }
             let generation =
                 consumer.group_metadata().ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId))?;
+            // After a lost session the metadata names no generation, and a group that has no members lets a transaction
+            // without one in. Asked after the metadata was taken: what was not lost by now has a generation.
+            if consumer.assignment_lost() {
+                return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId));
+            }
             producer.send_offsets_to_transaction(&list, &generation, CALL_TIMEOUT)
         })
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::{Halt, Live, RunError, Session, Slot, passing};
 use crate::kafka::rebalance::Change;
-use crate::kafka::restore::{RestoreError, Restored};
+use crate::kafka::restore::{RestoreError, Restored, stable_offset};
 use crate::kafka::status::ShardStatus;
 use crate::kafka::takeover::{self, Facts, Note};
 use crate::metrics::AbortCause;
@@ -143,7 +143,17 @@ impl Session<'_> {
             end,
             accept: shared.config.kafka.accept_offsets,
         };
-        let resume = takeover::resume(&facts).map_err(|error| Halt::Stop(error.into()))?;
+        let resume = match takeover::resume(&facts) {
+            Ok(resume) => resume,
+            // Before the program stops over it, the group's offset is looked at again: it may be somebody else's commit.
+            Err(error) => {
+                return Err(match stable_offset(self.consumer, facts.topic, partition) {
+                    Ok(now) if error.stands(now.as_ref().map(|(offset, _)| *offset)) => Halt::Stop(error.into()),
+                    Ok(_) => Halt::Rejoin(format!("somebody else commits for shard {partition}")),
+                    Err(unknown) => Halt::Rejoin(format!("the group's offset of shard {partition}: {unknown}")),
+                });
+            }
+        };
         let moved_to = resume.note.map(|note| {
             match note {
                 Note::GroupHasNone => {

@@ -127,8 +127,8 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         &client::reader(config),
         &client::looker(config),
         (config.topics.changelog.clone(), config.topics.events.clone()),
-        Arc::clone(&shared.parts.database),
-        shared.leases.clone(),
+        (Arc::clone(&shared.parts.database), shared.leases.clone()),
+        Arc::clone(&shared.parts.clock),
     )
     .map_err(client_error)?;
     consumer.subscribe(&[&config.topics.events]).map_err(client_error)?;
