@@ -188,7 +188,6 @@ fn the_rules_agree_with_the_model() {
     });
 }
 
-
 fn compare_states(ran: &Ran, model: &Model, context: &str) {
     for user in ran.states.keys().chain(model.states.keys()) {
         let (found, expected) = (ran.states.get(user), model.states.get(user));

@@ -14,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
 use super::{Halt, Live, RunError, Session, Slot, passing};
+use crate::clock::monotonic;
 use crate::kafka::rebalance::Change;
 use crate::kafka::restore::{RestoreError, Restored, stable_offset};
 use crate::kafka::status::ShardStatus;
@@ -23,6 +24,8 @@ use crate::shard::{Effects, Shard, ShardError};
 
 /// How long moving the consumer may take before it is tried again.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it is tried again: what then does not move is assigned anew by joining the group anew.
+const SEEK_TRIED: Duration = Duration::from_secs(30);
 
 impl Session<'_> {
     /// Answers every change of the group that waits.
@@ -204,7 +207,11 @@ impl Session<'_> {
         let wanted: Vec<(i32, i64)> =
             self.live().filter_map(|(partition, live)| Some((partition, live.seek_to?))).collect();
         if wanted.is_empty() {
+            self.positioning_since = None;
             return Ok(());
+        }
+        if self.positioning_since.get_or_insert_with(monotonic).elapsed() > SEEK_TRIED {
+            return Err(Halt::Rejoin(format!("the consumer could not be moved to {wanted:?}")));
         }
         let topic = &self.shared.config.topics.events;
         let moving = || -> KafkaResult<TopicPartitionList> {

@@ -147,6 +147,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         pending_since: None,
         asked_at: monotonic(),
         reported_at: monotonic(),
+        positioning_since: None,
         progress,
     };
     let result = session.run();
@@ -192,6 +193,8 @@ struct Session<'s> {
     /// When the ends of the input partitions were last asked for.
     asked_at: Instant,
     reported_at: Instant,
+    /// Since when some shard waits for the consumer to be moved.
+    positioning_since: Option<Instant>,
     progress: &'s mut Progress,
 }
 

@@ -35,7 +35,7 @@ pub(super) struct End {
     /// The end for a `read_committed` reader, by the latest answer.
     known: Option<i64>,
     /// The consumer has told that it is at the end, and no record has come since.
-    at_end: bool,
+    told: bool,
     /// Nothing is left to read below this offset.
     drained: i64,
     /// What `drained` becomes with the next end-of-partition event.
@@ -52,7 +52,7 @@ impl End {
 
     /// The consumer told that it is at the end.
     pub(super) fn reached(&mut self) {
-        self.at_end = true;
+        self.told = true;
         if let Some(end) = self.proving.take() {
             self.drained = self.drained.max(end);
         }
@@ -60,7 +60,7 @@ impl End {
 
     /// The consumer was moved: what it told before is void.
     pub(super) fn moved(&mut self) {
-        self.at_end = false;
+        self.told = false;
         self.proving = None;
         self.stuck = 0;
     }
@@ -73,7 +73,7 @@ impl End {
             self.stuck = 0;
             return Finding::CaughtUp;
         }
-        self.stuck = if self.at_end && self.proving.is_none() { self.stuck + 1 } else { 0 };
+        self.stuck = if self.told && self.proving.is_none() { self.stuck + 1 } else { 0 };
         if self.stuck < 2 { Finding::Behind } else { Finding::Stuck }
     }
 }
@@ -92,7 +92,7 @@ enum Finding {
 impl Session<'_> {
     /// How long until the ends should be asked for.
     pub(super) fn ask_in(&self) -> Duration {
-        let idle = self.live().any(|(_, live)| live.end.at_end || live.end.known.is_none_or(|end| live.next >= end));
+        let idle = self.live().any(|(_, live)| live.end.told || live.end.known.is_none_or(|end| live.next >= end));
         let every = if idle { ASK_IDLE } else { ASK_BUSY };
         every.saturating_sub(self.asked_at.elapsed())
     }
