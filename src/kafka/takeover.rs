@@ -229,7 +229,11 @@ mod tests {
             (Some(5), 0, 5, 5, Replay::Nothing),
         ];
         for (local, start, whole, end, expected) in table {
-            assert_eq!(replay(local, start, whole, end), expected, "local {local:?} in {start}..{end}, whole from {whole}");
+            assert_eq!(
+                replay(local, start, whole, end),
+                expected,
+                "local {local:?} in {start}..{end}, whole from {whole}"
+            );
         }
     }
 
