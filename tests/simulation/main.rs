@@ -11,6 +11,7 @@
 
 mod broker;
 mod group;
+mod member;
 mod mutation;
 mod process;
 mod toy;

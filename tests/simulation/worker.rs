@@ -1,4 +1,4 @@
-//! The driver: what a worker does in its loop, and each action of the commit protocol as requests to the brokers.
+//! The driver: what a worker does in its loop, how it restores a shard, and each action of the commit protocol as requests to the brokers.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use ebbtide::kafka::commit::{Action, Failure, Input, Outcome, Pace, State as Ste
 use ebbtide::kafka::takeover::{self, Facts, Replay, Resume, TakeoverError};
 
 use crate::broker::{Place, Producer, Refusal, Time, index};
-use crate::group::{Beat, Committed, Membership, Offset, Sync};
+use crate::group::{Committed, Membership, Offset};
 use crate::mutation::Mutation;
-use crate::process::{Call, Life, Moved, Sealed, Shard, Stage};
+use crate::process::{Call, Life, Sealed, Shard, Stage};
 use crate::toy::State;
 use crate::world::{Event, Reply, Request, World};
 
@@ -97,47 +97,6 @@ impl World {
         } else if dirty && self.chance(0.5) {
             self.commit(p);
         }
-    }
-
-    /// Answers the oldest change. False if the answer has to wait for a commit.
-    fn answer_the_group(&mut self, p: usize) -> bool {
-        let Some(change) = self.processes[p].consumer.changes.front().cloned() else { return true };
-        self.note(|| format!("process {p} answers {change:?}"));
-        match &change {
-            Moved::Assigned(partitions) => {
-                for &partition in partitions {
-                    self.processes[p].shards.insert(partition, Shard::new());
-                }
-                self.processes[p].consumer.owned.extend(partitions);
-            }
-            Moved::Revoked(partitions) => {
-                let process = &self.processes[p];
-                let dirty = process.shards.iter().any(|(id, shard)| partitions.contains(id) && shard.is_dirty());
-                if dirty && !process.farewell {
-                    self.processes[p].farewell = true;
-                    self.commit(p);
-                    return false;
-                }
-                self.processes[p].farewell = false;
-                self.give_up(p, partitions);
-                self.processes[p].consumer.rejoin = true;
-            }
-            Moved::Lost(partitions) => {
-                if self.mutation == Some(Mutation::KeepLostPartition) {
-                    self.processes[p].consumer.owned.clear();
-                } else {
-                    self.give_up(p, partitions);
-                }
-            }
-        }
-        self.processes[p].consumer.changes.pop_front();
-        true
-    }
-
-    fn give_up(&mut self, p: usize, partitions: &BTreeSet<i32>) {
-        let process = &mut self.processes[p];
-        process.shards.retain(|partition, _| !partitions.contains(partition));
-        process.consumer.owned.retain(|partition| !partitions.contains(partition));
     }
 
     fn read_input(&mut self, p: usize) {
@@ -291,7 +250,7 @@ impl World {
 
     // Committing.
 
-    fn commit(&mut self, p: usize) {
+    pub(crate) fn commit(&mut self, p: usize) {
         let process = &mut self.processes[p];
         process.commits += 1;
         let note = (p, u64::from(process.incarnation) << 32 | process.commits);
@@ -537,59 +496,5 @@ impl World {
             return request.place().is_none_or(|place| call.waiting.contains(&place));
         }
         process.shards.values().any(|shard| shard.token == Some(token))
-    }
-
-    // Membership, in the background.
-
-    pub(crate) fn beat(&mut self, p: usize) {
-        let now = self.now;
-        let process = &mut self.processes[p];
-        let name = process.name;
-        let group = &mut self.broker.group;
-        let reachable = process.cut_until <= now;
-        if let Some(member) = process.consumer.member {
-            let beat =
-                if reachable { Some(group.heartbeat(name, member, process.consumer.generation, now)) } else { None };
-            match beat {
-                None if process.consumer.contact + crate::group::SESSION_TIMEOUT < now => process.lose(),
-                None => {}
-                Some(Beat::Fine | Beat::Rebalancing) => {
-                    process.consumer.contact = now;
-                    let again = beat == Some(Beat::Rebalancing) || process.consumer.rejoin;
-                    if again && process.consumer.changes.is_empty() {
-                        process.consumer.rejoin = false;
-                        process.consumer.void = group.rejoin(name, member, process.consumer.owned.clone(), now);
-                    }
-                }
-                Some(Beat::Unknown) => process.lose(),
-                Some(Beat::Fenced) => {
-                    process.consumer.fenced = true;
-                    process.lose();
-                }
-            }
-        } else if reachable
-            && process.producer.is_some()
-            && process.consumer.changes.is_empty()
-            && !process.consumer.fenced
-        {
-            process.consumer.member = Some(group.join(name, now));
-            process.consumer.contact = now;
-        }
-    }
-
-    pub(crate) fn sync(&mut self, p: usize, sync: &Sync) {
-        let consumer = &mut self.processes[p].consumer;
-        if consumer.member != Some(sync.member) || sync.generation <= consumer.void || !consumer.changes.is_empty() {
-            return;
-        }
-        consumer.generation = Some(sync.generation);
-        let revoked: BTreeSet<i32> = consumer.owned.difference(&sync.partitions).copied().collect();
-        let assigned: BTreeSet<i32> = sync.partitions.difference(&consumer.owned).copied().collect();
-        if !revoked.is_empty() {
-            consumer.changes.push_back(Moved::Revoked(revoked));
-        }
-        if !assigned.is_empty() {
-            consumer.changes.push_back(Moved::Assigned(assigned));
-        }
     }
 }
