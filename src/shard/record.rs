@@ -41,7 +41,7 @@ pub struct Rejudging {
 
 impl ShardRecord {
     /// Appends the record.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let Self {
             input_partitions,
             position,
