@@ -1,10 +1,10 @@
-# Ebbtide's commands. `make` alone lists them. On a fresh Debian machine with Rust, Java and Maven, `make demo` and
-# `make test` do everything else themselves.
+# Ebbtide's commands. `make` alone lists them. On a fresh Debian machine with Rust, Java and Maven, `make test` and
+# `make build` do everything else themselves.
 
 SHELL := /bin/bash
 
-# Downloads and build output live outside the checkout: RocksDB is compiled once (25 minutes on 2 cores) for the demo,
-# the tests, the benches and CI together, and a fresh clone finds it ready.
+# Downloads and build output live outside the checkout: RocksDB is compiled once (25 minutes on 2 cores) for the program,
+# the tests and CI together, and a fresh clone finds it ready.
 export EBBTIDE_CACHE ?= $(HOME)/.cache/ebbtide
 export CARGO_TARGET_DIR ?= $(EBBTIDE_CACHE)/target
 
@@ -32,10 +32,6 @@ setup: ## Install missing system packages (with apt, as root) and check the tool
 .PHONY: build
 build: setup ## Build the program
 	$(CARGO) build $(PROFILE) --locked
-
-.PHONY: demo
-demo: build ## A population whose days pass in seconds, on the terminal and over HTTP (ARGS="--brokers host:9092" for a real cluster)
-	$(EBBTIDE) demo $(ARGS)
 
 .PHONY: test
 test: build ## All tests, the real broker's included (ARGS="--test exactly_once" for one)

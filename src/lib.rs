@@ -1,9 +1,9 @@
 //! Ebbtide: a real-time user-lifecycle engine. User-activity events in a Kafka topic, lifecycle transitions out.
 
+pub mod calibrate;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod calibrate;
 pub mod event;
 pub mod generate;
 pub mod http;

@@ -8,6 +8,7 @@ pub mod check;
 pub mod generate;
 pub mod logging;
 pub mod replay;
+pub mod run;
 pub mod table;
 
 use std::ffi::OsString;
@@ -37,6 +38,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the workers and the HTTP server
+    Run(run::RunArgs),
     /// Check the configuration and the cluster, and say what is wrong and where
     Check(check::CheckArgs),
     /// Run the same rules over a file of events, without Kafka
@@ -90,6 +93,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -53,7 +53,7 @@ pub struct ReplayArgs {
 enum Format {
     /// One transition record a line, as in the topic
     Jsonl,
-    /// Tab-separated: user_id, seq, from, to, kind, reason, effective_at, last_active_at, total_events
+    /// Tab-separated: `user_id`, seq, from, to, kind, reason, `effective_at`, `last_active_at`, `total_events`
     Tsv,
     /// Nothing: the cohort table alone
     None,

@@ -39,10 +39,10 @@ impl Reader {
         let mut reader =
             Self { root, env: BTreeMap::new(), known: BTreeSet::new(), free: BTreeSet::new(), problems: Vec::new() };
         for (variable, text) in env {
-            if let Some(path) = variable.strip_prefix(PREFIX).map(str::to_ascii_lowercase) {
-                if path.contains("__") || TOP_LEVEL.contains(&path.as_str()) {
-                    reader.lay_over(&path.replace("__", "."), variable, text);
-                }
+            if let Some(path) = variable.strip_prefix(PREFIX).map(str::to_ascii_lowercase)
+                && (path.contains("__") || TOP_LEVEL.contains(&path.as_str()))
+            {
+                reader.lay_over(&path.replace("__", "."), variable, text);
             }
         }
         reader
@@ -312,7 +312,11 @@ impl Reader {
                 Value::Table(inner) if is_section => self.unknown(&path, inner),
                 other if is_section => self.wrong_kind(&path, &format!("a section [{path}]"), other),
                 _ => {
-                    let guess = self.suggest(prefix, key).map(|known| format!("; did you mean `{known}`?"));
+                    let elsewhere = format!(".{key}");
+                    let moved = self.known.iter().find(|known| known.ends_with(&elsewhere)).cloned();
+                    let guess = moved
+                        .or_else(|| self.suggest(prefix, key))
+                        .map(|known: String| format!("; did you mean `{known}`?"));
                     self.problem(&path, format_args!("no such key{}", guess.unwrap_or_default()));
                 }
             }

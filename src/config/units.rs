@@ -103,7 +103,7 @@ mod tests {
             ("-3d", "no length of time"),
             ("", "no length of time"),
             ("3us", "finer than a millisecond"),
-            ("9999999999999d", "no length"),
+            ("9999999999999d", "too long"),
         ] {
             let error = parse_span(text).expect_err(text);
             assert!(error.contains(says), "{text}: {error}");

@@ -82,7 +82,7 @@ impl Population {
         for (person, number) in self.people.iter().zip(0..) {
             person.act(self.settings.seed, number, n, start, &mut events);
         }
-        events.sort_by(|a, b| (a.time, a.person, a.id).cmp(&(b.time, b.person, b.id)));
+        events.sort_by_key(|a| (a.time, a.person, a.id));
         events
     }
 

@@ -176,12 +176,12 @@ impl Commit {
         action
     }
 
-    #[expect(clippy::match_same_arms, reason = "one arm a rule; the order follows the protocol")]
     fn next(&mut self, input: Input) -> (State, Action) {
         use Failure::{Broken, Fenced, Hopeless};
         use Input::{Done, Failed, Resolved, Sealed};
         use State::{
-            Applying, Beginning, Committing, Delivering, Idle, Producing, Renewing, Resolving, RollingBack, SendingOffsets,
+            Applying, Beginning, Committing, Delivering, Idle, Producing, Renewing, Resolving, RollingBack,
+            SendingOffsets,
         };
 
         if input == Done(Pace::Slow) {
@@ -226,11 +226,13 @@ impl Commit {
             (RollingBack, Failed(Broken)) => (Idle, Action::Rejoin),
 
             (
-                Beginning | Producing | Delivering | SendingOffsets | Committing | Renewing(_) | Resolving | RollingBack,
+                Beginning | Producing | Delivering | SendingOffsets | Committing | Renewing(_) | Resolving
+                | RollingBack,
                 Failed(Fenced),
             ) => (Idle, Action::Rejoin),
             (
-                Beginning | Producing | Delivering | SendingOffsets | Committing | Renewing(_) | Resolving | RollingBack,
+                Beginning | Producing | Delivering | SendingOffsets | Committing | Renewing(_) | Resolving
+                | RollingBack,
                 Failed(Hopeless),
             ) => (Idle, Action::Stop),
 
@@ -448,7 +450,9 @@ mod tests {
     #[test]
     fn a_slow_commit_does_not_tire_the_next_one() {
         let mut commit = Commit::default();
-        for input in [Input::Sealed, DONE, DONE, DONE, DONE, SLOW, DONE, DONE, Input::Sealed, DONE, DONE, DONE, DONE, DONE] {
+        for input in
+            [Input::Sealed, DONE, DONE, DONE, DONE, SLOW, DONE, DONE, Input::Sealed, DONE, DONE, DONE, DONE, DONE]
+        {
             commit.step(input);
         }
         assert_eq!(commit.step(DONE), Action::Rest);

@@ -1,9 +1,115 @@
 //! The Kafka edge: workers that carry records in and effects out, exactly once (SPEC section 7).
 
 pub mod client;
+pub mod commit;
 pub mod deletions;
+pub mod error;
 pub mod feed;
+mod lease;
+pub mod partitioner;
+mod rebalance;
+mod restore;
 pub mod status;
+pub mod takeover;
+pub mod topics;
+mod transaction;
+mod worker;
 
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use error::RunError;
 pub use feed::{CommittedTransition, TransitionFeed};
 pub use status::{Phase, ShardStatus, Status};
+
+use crate::clock::{Clock, monotonic};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::rules::Rules;
+use crate::store::rocks::Database;
+
+/// Memtables older than this are flushed, so that a quiet shard's position stays near the changelog's end.
+const FLUSH_AFTER: Duration = Duration::from_mins(1);
+/// How often that is looked at, and how soon a request to stop is heard there.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// What the workers share with the rest of the process.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What happened, counted.
+    pub metrics: Arc<Metrics>,
+    /// What this instance holds.
+    pub status: Arc<Status>,
+    /// The local state.
+    pub database: Arc<Database>,
+    /// Committed transitions, for onlookers.
+    pub feed: TransitionFeed,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Runs the workers until `shutdown`, and returns when all of them have left the group. Blocks: it belongs on a thread
+/// of its own.
+///
+/// # Errors
+/// The first reason for which a worker cannot go on. The others have stopped in order by then.
+pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &CancellationToken) -> Result<(), RunError> {
+    let layout = topics::ensure(config)?;
+    for topic in &layout.created {
+        info!(%topic, "created");
+    }
+    for warning in &layout.warnings {
+        warn!("{warning}");
+    }
+    parts.status.set_input_partitions(layout.input_partitions);
+    let shared = worker::Shared {
+        config: config.clone(),
+        rules,
+        parts: parts.clone(),
+        leases: lease::Leases::default(),
+        input_partitions: layout.input_partitions,
+    };
+    let result = thread::scope(|scope| {
+        let mut workers = Vec::with_capacity(config.workers);
+        let mut result = Ok(());
+        for number in 0..config.workers {
+            let shared = &shared;
+            let started = thread::Builder::new().name(format!("worker-{number}")).spawn_scoped(scope, move || {
+                // Whatever ends one worker ends all: the process is restarted as a whole.
+                let _others = shutdown.clone().drop_guard();
+                worker::work(number, shared, shutdown)
+            });
+            match started {
+                Ok(handle) => workers.push((number, handle)),
+                Err(error) => {
+                    shutdown.cancel();
+                    result = Err(RunError::Thread(error));
+                }
+            }
+        }
+        let started = monotonic();
+        while !shutdown.is_cancelled() {
+            thread::park_timeout(HOUSEKEEPING);
+            if let Err(error) = parts.database.flush_older_than(FLUSH_AFTER, started.elapsed()) {
+                warn!(%error, "flushing");
+            }
+        }
+        for (number, handle) in workers {
+            let ended = handle.join().unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let message = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
+                Err(RunError::Panicked { worker: number, message })
+            });
+            result = result.and(ended);
+        }
+        result
+    });
+    if let Err(error) = parts.database.flush() {
+        warn!(%error, "flushing");
+    }
+    result
+}

@@ -224,7 +224,10 @@ impl Restorer {
                         warn!(partition, "the local copy is older than the changelog's start: restoring everything");
                     }
                     Some(Unusable::ChangelogCut) => {
-                        warn!(partition, "the changelog ends before the local copy: it was made anew or cut; restoring everything");
+                        warn!(
+                            partition,
+                            "the changelog ends before the local copy: it was made anew or cut; restoring everything"
+                        );
                     }
                     None => {}
                 }
@@ -348,7 +351,11 @@ impl Restore {
 
 /// The group's committed offset of one input partition and its metadata. As the consumer is a `read_committed` one, the
 /// answer waits for a transaction that is being decided.
-pub(super) fn stable_offset(consumer: &GroupConsumer, topic: &str, partition: i32) -> KafkaResult<Option<(i64, String)>> {
+pub(super) fn stable_offset(
+    consumer: &GroupConsumer,
+    topic: &str,
+    partition: i32,
+) -> KafkaResult<Option<(i64, String)>> {
     let mut list = TopicPartitionList::with_capacity(1);
     list.add_partition(topic, partition);
     let answer = consumer.committed_offsets(list, ANSWER_TIMEOUT)?;

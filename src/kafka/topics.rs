@@ -111,8 +111,7 @@ fn run(config: &Config, create: bool) -> Result<Layout, TopicsError> {
 
 async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     let unreachable = |source| TopicsError::Unreachable { brokers: config.kafka.brokers.clone(), source };
-    let looker: BaseConsumer<Listener> =
-        client::looker(config).create_with_context(Listener).map_err(unreachable)?;
+    let looker: BaseConsumer<Listener> = client::looker(config).create_with_context(Listener).map_err(unreachable)?;
     let admin: AdminClient<DefaultClientContext> = client::admin(config).create().map_err(unreachable)?;
     let topics = &config.topics;
 

@@ -114,9 +114,12 @@ impl Transactions {
                 record.payload = output.value.as_deref();
                 if !output.headers.is_empty() {
                     let headers = OwnedHeaders::new_with_capacity(output.headers.len());
-                    record.headers = Some(output.headers.iter().fold(headers, |headers, (key, value)| {
-                        headers.insert(Header { key, value: Some(value) })
-                    }));
+                    record.headers = Some(
+                        output
+                            .headers
+                            .iter()
+                            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) })),
+                    );
                 }
                 send(producer, record, deadline)?;
             }
@@ -160,7 +163,13 @@ impl Transactions {
     }
 
     /// Step 4: the next offset to read of each partition, with `note` as metadata, under the group's present generation.
-    pub(super) fn send_offsets(&mut self, consumer: &GroupConsumer, topic: &str, offsets: &[(i32, i64)], note: &str) -> Input {
+    pub(super) fn send_offsets(
+        &mut self,
+        consumer: &GroupConsumer,
+        topic: &str,
+        offsets: &[(i32, i64)],
+        note: &str,
+    ) -> Input {
         if offsets.is_empty() {
             return Input::Done(Pace::Quick);
         }
@@ -231,7 +240,9 @@ fn send(
 fn classify(error: &KafkaError) -> Failure {
     use RDKafkaErrorCode as Code;
     match error.rdkafka_error_code() {
-        Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => Failure::Fenced,
+        Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => {
+            Failure::Fenced
+        }
         Some(
             Code::TransactionalIdAuthorizationFailed
             | Code::TopicAuthorizationFailed

@@ -126,6 +126,7 @@ impl Headers {
     }
 
     /// Names and values, in order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> {
         let mut start = 0;
         self.ends.iter().map(move |&(name_end, value_end)| {

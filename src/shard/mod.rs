@@ -541,10 +541,6 @@ impl<S: Store> Shard<S> {
                 self.timers.arm(at, user_id);
             }
         }
-        if changes > 0 {
-            let state = if exists { self.writer.state(user_id, user, next, now) } else { self.writer.gone(user_id) };
-            out.outputs.push(state);
-        }
         if !exists {
             entry.user = None;
         }
@@ -589,12 +585,19 @@ struct Emitter<'a> {
     changes: usize,
 }
 
+/// Each transition is followed by the user's current state, as of that very moment: so what is written does not depend on
+/// whether a timer or the user's next event came first.
 impl Sink for Emitter<'_> {
     fn change(&mut self, user_id: &str, user: &User, change: &Change) {
         self.changes += 1;
         self.out.counts.transition(change.from, change.to, change.reason);
         self.out.counts.away.extend(change.away_since.map(|since| change.effective_at - since));
         self.out.outputs.push(self.writer.transition(user_id, user, change, self.policy, self.now));
+        let state = match change.to {
+            Some(_) => self.writer.state(user_id, user, user.next_deadline(self.policy), self.now),
+            None => self.writer.gone(user_id),
+        };
+        self.out.outputs.push(state);
     }
 }
 

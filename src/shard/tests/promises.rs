@@ -99,7 +99,7 @@ fn rubbish_is_a_dead_letter_and_moves_no_clock() {
     let (watermark, before) = (run.shard.watermark(), run.shard.cohorts().clone());
     let future = Input { now: START, ..activity("a", START + 2 * DAY) };
     let torn = Input { key: "k".to_owned(), value: Some("{".to_owned()), now: START + 30 * DAY };
-    run.apply(&[future.clone()]);
+    run.apply(std::slice::from_ref(&future));
     run.apply(&[torn]);
     run.commit();
     assert_eq!((run.shard.watermark(), run.shard.cohorts()), (watermark, &before));

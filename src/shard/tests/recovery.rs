@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::shard::restore_batch;
+use crate::store::Deadline;
 use crate::store::rocks::Database;
 
 /// Applies `inputs` in batches of `sizes` (round and round), a budgeted advance and a commit after each.
@@ -26,6 +27,14 @@ fn drive<S: Store>(
     }
     run.advance_fully(end(inputs), 3);
     run.commit();
+}
+
+/// All that the store holds, but for the changelog position: how often the shard's own record was written may differ.
+fn contents(run: &Run<MemoryStore>) -> (Vec<(Box<str>, Vec<u8>)>, Vec<Deadline>, Option<Vec<u8>>) {
+    let store = run.shard.store();
+    let users = store.scan(None, usize::MAX).expect("memory does not fail");
+    let deadlines = store.deadlines(None, EventTime::MAX, usize::MAX).expect("memory does not fail");
+    (users, deadlines, store.shard().expect("memory does not fail").0)
 }
 
 fn sizes() -> impl Strategy<Value = Vec<usize>> {
@@ -66,7 +75,7 @@ proptest! {
             run.rollback();
         });
         prop_assert_eq!(by_user(&smooth.outputs), by_user(&bumpy.outputs));
-        prop_assert_eq!(smooth.shard.store(), bumpy.shard.store());
+        prop_assert_eq!(contents(&smooth), contents(&bumpy));
     }
 
     #[test]
@@ -95,7 +104,7 @@ proptest! {
         drive(&mut original, second, &sizes, |_, _| {});
         drive(&mut restored, second, &sizes, |_, _| {});
         prop_assert_eq!(by_user(&original.outputs), by_user(&restored.outputs));
-        prop_assert_eq!(original.shard.store(), restored.shard.store());
+        prop_assert_eq!(contents(&original), contents(&restored));
     }
 }
 
