@@ -78,51 +78,6 @@ fn wait_for(reader: &mut Reader, user: &str, state: &str) {
     reader.read_until(&format!("{user} to be {state}"), |messages| seen(messages).contains(&wanted));
 }
 
-#[test]
-fn an_outage_with_unread_events_declares_nobody_gone() {
-    let broker = Broker::start();
-    let deployment = Deployment::new(&broker, "outage", &settings("24h"));
-    broker.create_topic(&deployment.events(), 1, &[]);
-    broker.create_topic(&deployment.transitions(), 1, &[]);
-    let mut transitions = broker.reader(&deployment.transitions());
-    let mut sent = Sent::new(1);
-    let mut instance = deployment.instance("one");
-    instance.start();
-    // Only a shard at work can be caught out: it has to have seen the end of the partition.
-    eventually("the instance to be ready", || instance.get("/readyz").is_some_and(|(status, _)| status == 200));
-    let begin = now_ms();
-    send(&broker, &deployment, &mut sent, [event("stays", begin), event("leaves", begin)]);
-    wait_for(&mut transitions, "stays", "active");
-    wait_for(&mut transitions, "leaves", "active");
-
-    // It hears nothing for a while, in which `stays` goes on acting; then the broker is away as well.
-    instance.signal("STOP");
-    let acts = (1..=40).map(|number| event("stays", begin + number * LAPSED_AFTER_MS / 2));
-    send(&broker, &deployment, &mut sent, acts);
-    broker.stop();
-    eventually("wall time to pass the deadline of both", || now_ms() > begin + LAPSED_AFTER_MS + 2 * SECOND_MS);
-    instance.signal("CONT");
-    // It runs for some seconds with the deadlines behind it and the proof out of reach.
-    eventually("it to have run without a broker", || now_ms() > begin + LAPSED_AFTER_MS + 8 * SECOND_MS);
-    instance.assert_alive();
-    broker.start_again();
-
-    let time = TimeRules { lateness: Span::ZERO, ..TimeRules::default() };
-    let policy = Policy {
-        inactive_after: None,
-        declining: None,
-        lapsed_after: Span::from_millis(LAPSED_AFTER_MS),
-        churned_after: Span::from_days(30),
-        ..Policy::default()
-    };
-    let expected = sent.expected(&policy, &time);
-    wait_for(&mut transitions, "leaves", "lapsed");
-    transitions.read_until("all transitions", |messages| messages.len() >= expected.transitions.len());
-    instance.stop();
-    transitions.read_to(&broker.ends(&deployment.transitions()));
-    expected.assert_transitions("after the outage", &transitions.messages);
-    assert!(!seen(&transitions.messages).contains(&("stays".to_owned(), "lapsed".to_owned())));
-}
 
 #[test]
 fn a_record_from_2099_is_a_dead_letter_and_moves_no_clock() {

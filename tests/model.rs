@@ -188,19 +188,6 @@ fn the_rules_agree_with_the_model() {
     });
 }
 
-/// What a whole shard committed is what the model says, whatever the batches were and wherever the work was interrupted.
-#[test]
-fn an_interrupted_shard_agrees_with_the_model() {
-    let shape = Shape { ordered: false, policies: true, passes: true };
-    for_each_case(shape, |seed, case| {
-        let model = model_of(case);
-        let ran = Rig::run(seed, case);
-        if let Some(difference) = difference(&ran.transitions, &model.transitions) {
-            panic!("seed {seed}: {difference}\n{case}");
-        }
-        compare_states(&ran, &model, &format!("seed {seed}\n{case}"));
-    });
-}
 
 fn compare_states(ran: &Ran, model: &Model, context: &str) {
     for user in ran.states.keys().chain(model.states.keys()) {
