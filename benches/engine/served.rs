@@ -240,7 +240,7 @@ fn rate(from: Progress, to: Progress) -> Figure {
     Figure::new(THROUGHPUT, "1/s", (to.events - from.events) as f64 / (to.at - from.at).as_secs_f64())
 }
 
-pub(crate) fn peak(program: &mut Program) -> anyhow::Result<Figure> {
+fn peak(program: &mut Program) -> anyhow::Result<Figure> {
     Ok(Figure::new("peak memory", "MiB", program.usage()?.peak_memory as f64 / f64::from(1 << 20)))
 }
 
