@@ -98,7 +98,9 @@ fn send(sender: &Sender, topic: &str, scale: &Scale, load: Load) -> anyhow::Resu
     let mut sent = 0_u64;
     let partitions = u64::try_from(scale.partitions)?;
     while monotonic() < until {
-        while (sent as f64) < started.elapsed().as_secs_f64() * per_second {
+        // Asked once a tick: a sender that cannot keep the pace has to end all the same.
+        let due = started.elapsed().as_secs_f64() * per_second;
+        while (sent as f64) < due {
             sent += 1;
             let number = maker.pick(scale.hot_users);
             let partition = i32::try_from(number % partitions)?;
