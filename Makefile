@@ -16,6 +16,9 @@ EBBTIDE := $(CARGO_TARGET_DIR)/release/ebbtide
 # Where `make kafka` keeps its broker.
 KAFKA_DIR ?= /tmp/ebbtide-kafka-$(shell id -u)
 
+# Where `make bench` writes its figures.
+BENCH_OUT ?= $(CURDIR)/bench.json
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -34,6 +37,11 @@ build: setup ## Build the program
 test: build ## All tests, the real broker's included (ARGS="--test exactly_once" for one)
 	@tools/kafka/kafka fetch
 	$(CARGO) test $(PROFILE) --locked $(ARGS)
+
+.PHONY: bench
+bench: build ## Measure: a table on the terminal, JSON in bench.json (ARGS="--only floor,hot --repeat 5"; --quick to try it)
+	@tools/kafka/kafka fetch
+	$(CARGO) bench --profile release --locked --bench engine -- --out $(BENCH_OUT) $(ARGS)
 
 .PHONY: lint
 lint: setup ## Formatting and clippy, warnings are errors

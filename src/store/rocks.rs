@@ -26,7 +26,8 @@ const FAMILIES: [&str; 3] = [USERS, TIMERS, META];
 /// commit holds, and for RocksDB's own tables.
 const CACHE_SHARE: u64 = 4;
 const WRITE_SHARE: u64 = 8;
-/// A memtable of one family is an eighth of the write budget, within these bounds.
+/// A memtable of one family is half of the write budget, within these bounds: users come again, and what is overwritten in
+/// memory is never compacted.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
 /// Files that are kept open; their index and filter blocks live in the block cache.
 const OPEN_FILES: i32 = 256;
@@ -85,7 +86,7 @@ impl Database {
         options.set_bytes_per_sync(1 << 20);
         options.set_keep_log_file_num(3);
         options.set_max_log_file_size(4 << 20);
-        let memtable = (write_bytes / 8).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
+        let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| open_error(dir, source))?;
         let unflushed = AtomicU64::new(u64::MAX);

@@ -1,0 +1,95 @@
+//! `make bench`: what Ebbtide costs on this machine, as a table and as JSON (issue 2, "What it must show", 6).
+//!
+//! Every case is measured in a process of its own, so that CPU time and peak memory are its alone; cases that need Kafka
+//! run the real program against a real broker. Compare figures of one run with each other, never with another machine's:
+//! the floor, what reading and decoding cost without any state, is measured in the same run for that reason.
+//!
+//! Costs are CPU time of the process, all threads included, and not elapsed time: broker, producer and program share the
+//! machine.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program: the table is its result")]
+#![allow(clippy::cast_precision_loss, reason = "counts and sizes of a benchmark are far below 2^53")]
+
+mod alone;
+mod case;
+mod events;
+mod latency;
+mod population;
+mod program;
+mod report;
+mod served;
+mod usage;
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum as _};
+
+use case::{Case, Part, Scale};
+use report::Report;
+
+/// Measures Ebbtide on this machine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Measure only these cases
+    #[arg(long, value_delimiter = ',', value_enum)]
+    only: Vec<Case>,
+    /// Measure each case so often; the table shows medians
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: u16,
+    /// Users known before the measurement, where it is about many [default: 5000000; 200000 with --quick]
+    #[arg(long)]
+    users: Option<u64>,
+    /// Less of everything: to see that it works, not for figures to be quoted
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Measure one part in this very process, and print its figures
+    #[arg(long, hide = true, value_enum)]
+    part: Option<Part>,
+    #[arg(long, hide = true, default_value = "")]
+    brokers: String,
+    #[arg(long, hide = true, default_value = "")]
+    topic: String,
+    /// What `cargo bench` passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let scale = Scale::new(arguments.quick, arguments.users);
+    if let Some(part) = arguments.part {
+        let figures = part.measure(&scale, &arguments.brokers, &arguments.topic)?;
+        println!("{}", serde_json::to_string(&figures)?);
+        return Ok(());
+    }
+    let chosen: Vec<Case> = Case::value_variants()
+        .iter()
+        .copied()
+        .filter(|case| arguments.only.is_empty() || arguments.only.contains(case))
+        .collect();
+    let mut report = Report::new(&scale, arguments.repeat)?;
+    let broker = chosen.iter().any(|case| case.needs_broker()).then(support::kafka::Broker::start);
+    // Round by round, so that a machine that changes its pace meets all cases alike.
+    for round in 1..=arguments.repeat {
+        for &case in &chosen {
+            eprintln!("round {round} of {}: {}", arguments.repeat, case.name());
+            let figures = case
+                .measure(&scale, broker.as_ref(), round, &report)
+                .with_context(|| format!("measuring {}", case.name()))?;
+            report.add(case, figures);
+            // What was measured is there even if a later case fails.
+            if let Some(path) = &arguments.out {
+                report.write(path)?;
+            }
+        }
+    }
+    report.print();
+    Ok(())
+}
