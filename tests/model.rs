@@ -266,3 +266,17 @@ fn numbers_have_no_gaps_and_time_only_worsens() {
         }
     });
 }
+
+/// What a whole shard committed is what the model says, whatever the batches were and wherever the work was interrupted.
+#[test]
+fn an_interrupted_shard_agrees_with_the_model() {
+    let shape = Shape { ordered: false, policies: true, passes: true };
+    for_each_case(shape, |seed, case| {
+        let model = model_of(case);
+        let ran = Rig::run(seed, case);
+        if let Some(difference) = difference(&ran.transitions, &model.transitions) {
+            panic!("seed {seed}: {difference}\n{case}");
+        }
+        compare_states(&ran, &model, &format!("seed {seed}\n{case}"));
+    });
+}

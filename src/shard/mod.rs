@@ -280,11 +280,14 @@ impl<S: Store> Shard<S> {
                 self.fire(deadline, now, out)?;
             }
         }
+        let mut judged = false;
         while left > 0 && self.record.rejudging.is_some() {
             left -= self.rejudge(left, now, out)?.max(1);
+            judged = true;
         }
         self.users.evict();
-        let more = self.record.rejudging.is_some() || (left == 0 && self.timers.may_be_due(watermark));
+        // Users judged as of an earlier moment may have been given deadlines that are due by now.
+        let more = self.record.rejudging.is_some() || ((left == 0 || judged) && self.timers.may_be_due(watermark));
         Ok(if more { Progress::More } else { Progress::Done })
     }
 
