@@ -17,6 +17,7 @@ use crate::http::Api;
 use crate::http::problem::Problem;
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::ShardPhase;
+use crate::shard::ShardRecord;
 use crate::store::{Store as _, StoreError, codec};
 use crate::time::EventTime;
 
@@ -117,7 +118,7 @@ pub struct DeletionReport {
             content_type = "application/problem+json"),
     ))]
 pub async fn show(Extract(api): Extract<Arc<Api>>, UserId(id): UserId) -> Result<Json<UserReport>, Problem> {
-    let (id, Found { partition, user, as_of }) = find(Arc::clone(&api), id).await?;
+    let (id, Found { partition, user, places, as_of }) = find(Arc::clone(&api), id).await?;
     let policy = &api.rules.policy;
     let next = next_step(&id, &user, policy);
     let as_of = as_of.unwrap_or_else(|| api.clock.now().as_event_time());
@@ -137,7 +138,7 @@ pub async fn show(Extract(api): Extract<Arc<Api>>, UserId(id): UserId) -> Result
         total_events: life.map_or(0, |life| life.total_events),
         core_actions: life.map_or(0, |life| life.core_actions),
         last_events: life.map_or_else(Vec::new, |life| life.last_events.iter().map(ToString::to_string).collect()),
-        properties: properties(&user, &api.rules.track),
+        properties: properties(&user, &places, &api.rules.track),
         p_alive: user.p_alive(as_of, policy),
         recent_transitions: api.live.of_user(&id),
         user_id: id,
@@ -188,6 +189,8 @@ impl<S: Send + Sync> FromRequestParts<S> for UserId {
 struct Found {
     partition: i32,
     user: User,
+    /// The shard's list of properties: a user's properties are places in it.
+    places: Vec<String>,
     as_of: Option<EventTime>,
 }
 
@@ -198,9 +201,14 @@ async fn find(api: Arc<Api>, id: String) -> Result<(String, Found), Problem> {
         let view = api.view();
         for shard in view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
             let partition = shard.reading.partition;
-            if let Some(bytes) = api.database.shard(partition).user(&id)? {
+            let store = api.database.shard(partition);
+            if let Some(bytes) = store.user(&id)? {
                 let user = codec::decode_user(&bytes)?;
-                return Ok((id, Ok(Found { partition, user, as_of: shard.watermark })));
+                let places = match store.shard()?.0 {
+                    Some(record) => ShardRecord::decode(&record)?.properties,
+                    None => Vec::new(),
+                };
+                return Ok((id, Ok(Found { partition, user, places, as_of: shard.watermark })));
             }
         }
         let (here, running) = (view.shards.len(), view.running());
@@ -232,9 +240,10 @@ fn not_found(here: usize, running: usize, of: Option<usize>) -> Problem {
     }
 }
 
-fn properties(user: &User, track: &[String]) -> serde_json::Map<String, serde_json::Value> {
+/// The user's properties by name: those that are tracked today.
+fn properties(user: &User, places: &[String], track: &[String]) -> serde_json::Map<String, serde_json::Value> {
     let known = user.properties.iter().filter_map(|(index, text)| {
-        let name = track.get(usize::from(*index))?;
+        let name = places.get(usize::from(*index)).filter(|name| track.contains(name))?;
         Some((name.clone(), serde_json::from_str(text).ok()?))
     });
     known.collect()
@@ -285,5 +294,17 @@ fn why(reason: Reason, state: State, policy: &Policy) -> String {
         Reason::Retention => "retention ran out".to_owned(),
         Reason::Request => "somebody asked for it".to_owned(),
         Reason::PolicyChanged => "the policy was changed, and judges so".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_named_by_the_shards_own_list_and_only_todays_are_shown() {
+        let user = User { properties: vec![(0, "1".into()), (1, "\"pro\"".into())], ..User::default() };
+        let shown = properties(&user, &["seats".to_owned(), "plan".to_owned()], &["plan".to_owned()]);
+        assert_eq!(serde_json::Value::Object(shown), serde_json::json!({ "plan": "pro" }));
     }
 }
