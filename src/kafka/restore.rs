@@ -59,7 +59,7 @@ pub(super) struct Restore {
     lease: Option<Lease>,
     store: RocksStore,
     /// The group's stable committed offset.
-    group: Option<i64>,
+    group: Option<(i64, String)>,
     /// The changelog's offsets to read: from, next, end.
     from: i64,
     next: i64,
@@ -88,7 +88,7 @@ pub(super) struct Restored {
     pub(super) lease: Lease,
     pub(super) store: RocksStore,
     /// The group's stable committed offset.
-    pub(super) group: Option<i64>,
+    pub(super) group: Option<(i64, String)>,
     /// How many changelog offsets were read.
     pub(super) read: u64,
 }
@@ -210,7 +210,7 @@ impl Restorer {
 
     /// The facts, in the order in which they have to be looked at.
     fn gather(&self, consumer: &GroupConsumer, restore: &mut Restore) -> KafkaResult<()> {
-        restore.group = stable_offset(consumer, &self.input, restore.partition)?.map(|(offset, _)| offset);
+        restore.group = stable_offset(consumer, &self.input, restore.partition)?;
         let (start, end) = self.looker.fetch_watermarks(&self.changelog, restore.partition, ANSWER_TIMEOUT)?;
         restore.from = start;
         restore.end = end;

@@ -5,6 +5,7 @@
 //! slow; who calls what, and when, is decided by the protocol alone.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub(super) struct Transactions {
 #[derive(Debug, Default)]
 struct DeliveryReports {
     inner: Mutex<Reports>,
+    /// A connection was lost, or a request not answered, since the transaction began.
+    disturbed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +97,9 @@ impl Transactions {
     pub(super) fn begin(&mut self) -> Input {
         self.call("beginning a transaction", |producer| {
             *producer.context().reports() = Reports::default();
+            // What was lost while no request was under way cannot have been repeated.
+            producer.poll(Duration::ZERO);
+            producer.context().disturbed.store(false, Ordering::Release);
             producer.begin_transaction()
         })
     }
@@ -199,11 +205,16 @@ impl Transactions {
     fn call(&mut self, what: &str, action: impl FnOnce(&BaseProducer<DeliveryReports>) -> KafkaResult<()>) -> Input {
         let started = monotonic();
         let result = match &self.producer {
-            Some(producer) => action(producer),
+            Some(producer) => action(producer).map(|()| {
+                // Errors wait in the client's queue, before the answer that made the call return.
+                producer.poll(Duration::ZERO);
+                let disturbed = producer.context().disturbed.load(Ordering::Acquire);
+                if disturbed || started.elapsed() >= SLOW { Pace::Slow } else { Pace::Quick }
+            }),
             None => Err(KafkaError::Canceled),
         };
         match result {
-            Ok(()) => Input::Done(pace(started)),
+            Ok(pace) => Input::Done(pace),
             Err(error) => self.failed(what, error),
         }
     }
@@ -216,8 +227,14 @@ impl Transactions {
     }
 }
 
-fn pace(started: Instant) -> Pace {
-    if started.elapsed() < SLOW { Pace::Quick } else { Pace::Slow }
+/// Whether a client's error says that a request under way may be sent again. A connection that was never made carried none.
+fn may_repeat(error: &KafkaError, reason: &str) -> bool {
+    use RDKafkaErrorCode as Code;
+    let lost = matches!(
+        error.rdkafka_error_code(),
+        Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::AllBrokersDown)
+    );
+    lost && !reason.contains("in state CONNECT")
 }
 
 fn send(
@@ -276,6 +293,9 @@ impl ClientContext for DeliveryReports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if may_repeat(&error, reason) {
+            self.disturbed.store(true, Ordering::Release);
+        }
         client::report(&error, reason);
     }
 }
@@ -303,6 +323,19 @@ impl ProducerContext for DeliveryReports {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_connection_may_repeat_a_request_and_one_never_made_may_not() {
+        let table = [
+            (RDKafkaErrorCode::BrokerTransportFailure, "b:1/1: Disconnected (after 1234ms in state UP)", true),
+            (RDKafkaErrorCode::OperationTimedOut, "b:1/1: 1 request(s) timed out", true),
+            (RDKafkaErrorCode::BrokerTransportFailure, "b:1/1: Connect failed (after 0ms in state CONNECT)", false),
+            (RDKafkaErrorCode::UnknownTopicOrPartition, "no such topic", false),
+        ];
+        for (code, reason, expected) in table {
+            assert_eq!(may_repeat(&KafkaError::Global(code), reason), expected, "{reason}");
+        }
+    }
 
     #[test]
     fn errors_are_named_for_what_to_do() {

@@ -137,10 +137,11 @@ impl Session<'_> {
         let shared = self.shared;
         let mut shard = Shard::open(partition, Arc::clone(&shared.rules), store, shared.input_partitions)
             .map_err(Halt::shard(partition))?;
+        shard.limit_cache(cache_share(shared.config.state.memory, shared.input_partitions));
         let facts = Facts {
             topic: &shared.config.topics.events,
             partition,
-            group,
+            group: group.as_ref().map(|(offset, _)| *offset),
             shard: shard.position(),
             start,
             end,
@@ -241,4 +242,11 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// What one shard may take of `state.memory` for decoded users: a quarter of it for all partitions together, since one
+/// instance may come to hold all of them.
+fn cache_share(memory: u64, partitions: i32) -> usize {
+    let partitions = u64::try_from(partitions).unwrap_or(1).max(1);
+    usize::try_from(memory / 4 / partitions).unwrap_or(usize::MAX)
 }

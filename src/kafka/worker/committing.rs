@@ -19,8 +19,8 @@ struct Held {
     sealed: Sealed,
     /// The input offset that the commit sends; `None` if the shard never read a record.
     offset: Option<i64>,
-    /// The group's offset before the commit.
-    before: Option<i64>,
+    /// The group's offset and its metadata before the commit.
+    before: Option<(i64, String)>,
 }
 
 impl Session<'_> {
@@ -71,7 +71,7 @@ impl Session<'_> {
                 }
                 Action::Commit => self.transactions.commit(),
                 Action::Apply => {
-                    self.apply_locally(std::mem::take(&mut held), &delivered, began)?;
+                    self.apply_locally(std::mem::take(&mut held), &delivered, &note, began)?;
                     Input::Done(Pace::Quick)
                 }
                 Action::Renew if self.shutdown.is_cancelled() => {
@@ -118,7 +118,7 @@ impl Session<'_> {
                 assert!(live.effects.outputs.is_empty(), "shard {partition} has output of nothing that changed");
                 continue;
             }
-            held.push(Held { partition, offset: sealed.position, sealed, before: live.group });
+            held.push(Held { partition, offset: sealed.position, sealed, before: live.group.clone() });
         }
         Ok(held)
     }
@@ -137,7 +137,13 @@ impl Session<'_> {
     }
 
     /// Step 6: the transaction has committed, so the store may know, and so may everybody else.
-    fn apply_locally(&mut self, held: Vec<Held>, delivered: &BTreeMap<i32, i64>, began: Instant) -> Result<(), Halt> {
+    fn apply_locally(
+        &mut self,
+        held: Vec<Held>,
+        delivered: &BTreeMap<i32, i64>,
+        note: &str,
+        began: Instant,
+    ) -> Result<(), Halt> {
         let took: Duration = began.elapsed();
         let now = self.shared.parts.clock.now();
         self.progress.committed = true;
@@ -147,7 +153,7 @@ impl Session<'_> {
             let last = delivered.get(&partition).expect("the changelog of each sealed shard was awaited in step 3");
             live.shard.committed(sealed, last + 1).map_err(Halt::shard(partition))?;
             live.committed = live.next;
-            live.group = offset.or(live.group);
+            live.group = offset.map(|offset| (offset, note.to_owned())).or_else(|| live.group.take());
             live.moved_to = None;
             self.shared.parts.metrics.counted(&live.effects.counts);
             for at in live.arrivals.drain(..) {
@@ -169,27 +175,19 @@ impl Session<'_> {
     /// Whether the commit named `note` is what the group's stable offsets show. The metadata tells it even where the offset
     /// itself did not move, as in a commit of timers alone.
     fn read_offsets(&self, held: &[Held], note: &str) -> Input {
-        let mut outcome = None;
+        let mut outcomes = Vec::with_capacity(held.len());
         for shard in held {
             let Some(offset) = shard.offset else { continue };
-            let seen = match stable_offset(self.consumer, &self.shared.config.topics.events, shard.partition) {
+            match stable_offset(self.consumer, &self.shared.config.topics.events, shard.partition) {
                 Err(error) => {
                     warn!(%error, "the group's offsets cannot be read");
                     return Input::Failed(Failure::Broken);
                 }
-                Ok(Some((at, metadata))) if at == offset && metadata == note => Outcome::Took,
-                Ok(other) if other.as_ref().map(|(at, _)| *at) == shard.before => Outcome::DidNotTake,
-                Ok(_) => Outcome::Foreign,
-            };
-            // A transaction is one: where the shards disagree, somebody else has written.
-            match outcome {
-                None => outcome = Some(seen),
-                Some(first) if first == seen => {}
-                Some(_) => return Input::Resolved(Outcome::Foreign),
+                Ok(seen) => outcomes.push(Outcome::of(&shard.before, &Some((offset, note.to_owned())), &seen)),
             }
         }
-        // Without an offset no record was read, so there is no user yet: doing it again changes nothing.
-        Input::Resolved(outcome.unwrap_or(Outcome::DidNotTake))
+        // Without any offset there is no witness here; joining anew asks the changelog.
+        Input::Resolved(Outcome::of_all(outcomes))
     }
 
     fn roll_back(&mut self) -> Result<(), Halt> {

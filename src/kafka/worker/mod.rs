@@ -215,8 +215,8 @@ struct Live {
     next: i64,
     /// The next input offset as of the last commit: where a rollback goes to.
     committed: i64,
-    /// The group's offset, as of the takeover or the last commit.
-    group: Option<i64>,
+    /// The group's offset and its metadata, as of the takeover or the last commit.
+    group: Option<(i64, String)>,
     /// Where the consumer still has to be moved to before records are taken.
     seek_to: Option<i64>,
     /// An operator moved the shard here, and no commit has recorded it yet.
