@@ -24,6 +24,7 @@ use crate::kafka::status::{Phase, ShardStatus, Status};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
+use crate::shard::ShardRecord;
 use crate::shard::cohort::Cohorts;
 use crate::shard::effect::Counts;
 use crate::store::rocks::Database;
@@ -137,7 +138,9 @@ impl Instance {
         self.status.update(partition, 0, |shard| shard.cohorts.merge(&cohorts));
         let mut encoded = Vec::new();
         codec::encode_user(&user, &mut encoded);
-        let batch = Batch { users: vec![(id.into(), Some(encoded))], ..Batch::default() };
+        let mut record = Vec::new();
+        ShardRecord { properties: vec!["plan".to_owned()], ..ShardRecord::default() }.encode(&mut record);
+        let batch = Batch { users: vec![(id.into(), Some(encoded))], shard: Some(record), ..Batch::default() };
         self.database.shard(partition).write(batch).expect("a healthy disk");
         self
     }

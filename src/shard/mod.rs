@@ -47,6 +47,8 @@ use users::Users;
 pub const DEFAULT_CACHE_BYTES: usize = 8 << 20;
 /// How many due users are read from the store at once.
 const FIRING_BATCH: usize = 512;
+/// How far wall time may carry the watermark before that is worth a commit of its own: as much as a crash takes back.
+const WATERMARK_KEPT: Span = Span::from_millis(60_000);
 /// What one changed user adds to a commit, about.
 const CHANGED_USER_BYTES: usize = 160;
 
@@ -113,6 +115,9 @@ pub struct Pending {
     pub records: usize,
     /// Users changed since the last commit.
     pub users: usize,
+    /// The shard's own record has something new: judging by a changed policy has come on, or wall time alone has carried
+    /// the watermark a minute beyond the last commit. A lesser move is sealed with the next commit, and waits for it.
+    pub record: bool,
     /// About so many bytes of changelog.
     pub bytes: usize,
 }
@@ -308,7 +313,8 @@ impl<S: Store> Shard<S> {
     pub fn seal(&mut self) -> Result<Sealed, ShardError> {
         let mut sealed =
             Sealed { changelog: Vec::new(), arm: Vec::new(), disarm: Vec::new(), position: self.record.position };
-        if !self.unsealed && self.users.dirty_len() == 0 {
+        let watermark_moved = self.record.watermark.at() != self.committed.watermark.at();
+        if !self.unsealed && !watermark_moved && self.users.dirty_len() == 0 {
             return Ok(sealed);
         }
         self.sealed = true;
@@ -428,7 +434,9 @@ impl<S: Store> Shard<S> {
     #[must_use]
     pub fn pending(&self) -> Pending {
         let users = self.users.dirty_len();
-        Pending { records: self.records, users, bytes: users * CHANGED_USER_BYTES }
+        let watermark_is_old = self.record.watermark.at() >= self.committed.watermark.at() + WATERMARK_KEPT;
+        let record = self.unsealed || watermark_is_old;
+        Pending { records: self.records, users, record, bytes: users * CHANGED_USER_BYTES }
     }
 
     /// The store, for reading what is committed.

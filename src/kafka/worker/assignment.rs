@@ -13,6 +13,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
+use super::committing::Scope;
 use super::{Halt, Live, RunError, Session, Slot, passing};
 use crate::clock::monotonic;
 use crate::kafka::rebalance::Change;
@@ -35,9 +36,7 @@ impl Session<'_> {
                 Change::Assigned(partitions) => self.take_over(&partitions)?,
                 Change::Revoked(partitions) => {
                     // What was applied is committed first: the next owner begins where we end.
-                    if partitions.iter().any(|partition| self.is_pending(*partition)) {
-                        self.commit()?;
-                    }
+                    self.commit(Scope::All)?;
                     self.give_up(&partitions)?;
                 }
                 Change::Lost(partitions) => {

@@ -23,6 +23,15 @@ struct Held {
     before: Option<(i64, String)>,
 }
 
+/// Which shards a commit takes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that have something to commit.
+    Pending,
+    /// Every one whose record has changed at all, be it by wall time: before a shard goes to another owner, and at the end.
+    All,
+}
+
 impl Session<'_> {
     /// Whether the present transaction should be committed now.
     pub(super) fn commit_is_due(&self) -> bool {
@@ -39,13 +48,13 @@ impl Session<'_> {
     }
 
     /// Commits everything that was applied, or goes back to the last commit: either way nothing is pending afterwards.
-    pub(super) fn commit(&mut self) -> Result<(), Halt> {
+    pub(super) fn commit(&mut self, scope: Scope) -> Result<(), Halt> {
         self.pending_since = None;
-        if !self.live().any(|(_, live)| live.is_pending()) {
+        let began = monotonic();
+        let mut held = self.seal(scope)?;
+        if held.is_empty() {
             return Ok(());
         }
-        let began = monotonic();
-        let mut held = self.seal()?;
         self.commits += 1;
         let note = format!("{}:{}", self.name, self.commits);
         let mut delivered = BTreeMap::new();
@@ -110,9 +119,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<Vec<Held>, Halt> {
+    fn seal(&mut self, scope: Scope) -> Result<Vec<Held>, Halt> {
         let mut held = Vec::with_capacity(self.slots.len());
         for (partition, live) in self.live_mut() {
+            if scope == Scope::Pending && !live.is_pending() {
+                continue;
+            }
             let sealed = live.shard.seal().map_err(Halt::shard(partition))?;
             if sealed.is_empty() {
                 assert!(live.effects.outputs.is_empty(), "shard {partition} has output of nothing that changed");

@@ -35,6 +35,7 @@ use crate::rules::Rules;
 use crate::shard::{Effects, Shard};
 use crate::store::rocks::RocksStore;
 use crate::time::EventTime;
+use committing::Scope;
 
 /// A commit happens at the latest when so many records were applied.
 const COMMIT_RECORDS_MAX: usize = 20_000;
@@ -240,13 +241,13 @@ impl Session<'_> {
             self.position()?;
             self.pass_time()?;
             if self.commit_is_due() {
-                self.commit()?;
+                self.commit(Scope::Pending)?;
             }
             if self.reported_at.elapsed() >= REPORT_EVERY {
                 self.report();
             }
         }
-        self.commit()
+        self.commit(Scope::All)
     }
 
     /// How long to wait for records.
@@ -313,6 +314,10 @@ impl Live {
     /// Whether something waits for a commit.
     fn is_pending(&self) -> bool {
         let pending = self.shard.pending();
-        pending.records > 0 || pending.users > 0 || !self.effects.outputs.is_empty() || self.moved_to.is_some()
+        pending.records > 0
+            || pending.users > 0
+            || pending.record
+            || !self.effects.outputs.is_empty()
+            || self.moved_to.is_some()
     }
 }

@@ -198,8 +198,23 @@ fn nothing_changed_needs_no_commit() {
     run.apply(&[activity("a", START)]);
     run.commit();
     assert!(run.shard.seal().expect("seals").is_empty());
+}
+
+/// The watermark never goes back (SPEC section 4), not even over a restart on a partition where nothing happens.
+#[test]
+fn a_watermark_that_wall_time_moved_is_committed() {
+    let rules = rules(Policy::default(), &[]);
+    let mut run = Run::new(&rules);
+    run.apply(&[activity("a", START)]);
+    run.commit();
+    let _ = run.advance(START + 30_000, true, 10);
+    assert!(!run.shard.pending().record, "half a minute waits for the next commit");
     let _ = run.advance(START + DAY / 2, true, 10);
-    assert!(run.shard.seal().expect("seals").is_empty(), "the watermark alone comes back with the clock");
+    assert!(run.shard.pending().record, "half a day is worth a commit");
+    run.commit();
+    let moved = run.shard.watermark();
+    assert!(moved > EventTime::from_millis(START));
+    assert_eq!(Run::over(run.shard.store().clone(), &rules).shard.watermark(), moved);
 }
 
 #[test]
