@@ -19,7 +19,7 @@ use crate::kafka::deletions::DeletionProducer;
 use crate::kafka::{self, Parts, Status, TransitionFeed};
 use crate::metrics::Metrics;
 use crate::rules::{Origin, Rules};
-use crate::store::rocks::Database;
+use crate::state_folder;
 
 /// Stopping may take so long; then the process ends as it stands, which loses nothing.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let rules = rules(&config)?;
     let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock);
-    let database = Database::open(&config.state.dir, config.state.memory)?;
+    let database = state_folder::open(&config.state.dir, config.state.memory)?;
     let metrics = Arc::new(Metrics::new()?);
     let status = Arc::new(Status::new(config.instance_id.clone(), config.workers, clock.now()));
     let feed = TransitionFeed::new();
@@ -99,7 +99,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = shutdown.clone();
     let workers = tokio::task::spawn_blocking(move || {
         let _stopped = stop.clone().drop_guard();
-        kafka::run(&config, rules, &parts, &stop)
+        let ended = kafka::run(&config, rules, &parts, &stop);
+        state_folder::mark_if_damaged(&config.state.dir, &ended);
+        ended
     });
     shutdown.cancelled().await;
     let Ok(ended) = tokio::time::timeout(STOP_TIMEOUT, workers).await else {
