@@ -1,5 +1,6 @@
 //! `ebbtide run`: the workers and the HTTP server, until a signal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::config::{AcceptOffsets, Config};
 use crate::event::Decoder;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
+use crate::kafka::group::GroupDirectory;
 use crate::kafka::{self, Parts, Status, TransitionFeed};
 use crate::metrics::Metrics;
 use crate::rules::{Origin, Rules};
@@ -70,7 +72,7 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
     }))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     let rules = rules(&config)?;
     let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock);
     let database = state_folder::open(&config.state.dir, config.state.memory)?;
@@ -82,6 +84,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on http.listen = {}", config.http.listen))?;
     info!(address = %listener.local_addr()?, instance = %config.instance_id, workers = config.workers, "starting");
+    if config.http.advertised.is_none() {
+        config.http.advertised = reached_at(listener.local_addr()?);
+    }
     let http_parts = http::Parts {
         metrics: Arc::clone(&metrics),
         status: Arc::clone(&status),
@@ -91,6 +96,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         rules: Arc::clone(&rules),
         deletions: Arc::new(DeletionProducer::new(&config)?),
         token: config.http.token.as_ref().map(|token| token.expose().to_owned()),
+        directory: Arc::new(GroupDirectory::new(&config)),
         advertised: config.http.advertised.clone(),
     };
     let http = tokio::spawn(http::serve::serve(listener, http_parts, shutdown.clone()));
@@ -111,6 +117,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     signals.abort();
     let _ = tokio::time::timeout(Duration::from_secs(1), http).await;
     Ok(ended??)
+}
+
+/// Where others reach a server that is bound to `address`: `None` if it is bound to every address of the machine, of
+/// which none can be told from here.
+fn reached_at(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_unspecified()).then(|| format!("http://{address}"))
 }
 
 /// The first signal asks to stop, the second ends at once.

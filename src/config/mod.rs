@@ -113,7 +113,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// The bearer token that `/v1` asks for; `None` is open to whoever reaches the address.
     pub token: Option<Secret>,
-    /// The URL under which other instances and people reach this one; `None` derives it from the bound address.
+    /// The URL under which other instances and people reach this one, plain HTTP; it stands in the group's `client.id`.
+    /// `None` derives it from the bound address, unless that is every address of the machine.
     pub advertised: Option<String>,
 }
 

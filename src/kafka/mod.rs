@@ -5,6 +5,7 @@ pub mod commit;
 pub mod deletions;
 pub mod error;
 pub mod feed;
+pub mod group;
 mod lease;
 pub mod partitioner;
 mod rebalance;
