@@ -59,7 +59,7 @@ fn each_missing_permission_is_named() {
 
     allow("Read", &["--topic", "guarded.events"]);
     case.one.start_with(&[], &login);
-    assert_says(&case.one.refused(), &["guarded.transitions", "permit it to be created"]);
+    assert_says(&case.one.refused(), &["Kafka refuses access to the topic guarded.transitions", "grant Read"]);
 
     allow("All", &["--topic", "guarded."]);
     case.one.start_with(&[], &login);
