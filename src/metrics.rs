@@ -122,6 +122,8 @@ pub struct Metrics {
     commit_duration: Histogram,
     aborts: IntCounterVec,
     expired: IntCounter,
+    standby_shards: IntGauge,
+    standby_lag: IntGauge,
     rocksdb_memory: IntGaugeVec,
     rocksdb_disk: IntGauge,
     resident: IntGauge,
@@ -224,6 +226,16 @@ impl Metrics {
                 "ebbtide_input_expired_records_total",
                 "Input records that the topic's retention removed before they were read.",
             )?,
+            standby_shards: gauge(
+                r,
+                "ebbtide_standby_shards",
+                "Shards of other instances whose changelog is followed.",
+            )?,
+            standby_lag: gauge(
+                r,
+                "ebbtide_standby_lag_records",
+                "Changelog records of followed shards not read yet, of all of them.",
+            )?,
             rocksdb_memory: gauges(r, "ebbtide_rocksdb_memory_bytes", "Memory held by RocksDB, by use.", &["kind"])?,
             rocksdb_disk: gauge(r, "ebbtide_rocksdb_disk_bytes", "Size of the state on disk.")?,
             resident: gauge(r, "ebbtide_process_resident_memory_bytes", "Resident memory of the process.")?,
@@ -298,6 +310,12 @@ impl Metrics {
     /// So many input records were gone before they were read, at a takeover.
     pub fn records_expired(&self, count: i64) {
         self.expired.inc_by(u64::try_from(count).unwrap_or(0));
+    }
+
+    /// So many shards are followed, and so many of their changelog records are not read yet.
+    pub fn standing_by(&self, shards: usize, lag: i64) {
+        self.standby_shards.set(i64::try_from(shards).unwrap_or(i64::MAX));
+        self.standby_lag.set(lag);
     }
 
     fn read(&self, outcome: RecordOutcome, count: u64) {

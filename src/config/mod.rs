@@ -33,6 +33,8 @@ pub struct Config {
     pub workers: usize,
     /// How long records gather in one transaction before it is committed; 1 ms to 5 s (the transaction times out at 10 s).
     pub commit_interval: Duration,
+    /// How many instances that do not own a shard follow its changelog, so that taking over costs the tail only: 0 or 1.
+    pub standbys: u8,
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
     /// Which topics.
@@ -144,6 +146,7 @@ impl Config {
             instance_id: default_instance_id(),
             workers: default_workers(),
             commit_interval: Duration::from_millis(100),
+            standbys: 0,
             kafka: KafkaConfig {
                 brokers: brokers.into(),
                 group_id: "ebbtide".to_owned(),

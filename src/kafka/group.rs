@@ -113,6 +113,16 @@ impl GroupDirectory {
     }
 }
 
+impl GroupDirectory {
+    /// The same for a thread that may wait.
+    ///
+    /// # Errors
+    /// The coordinator does not answer.
+    pub fn members_now(&self) -> Result<Vec<Member>, DirectoryError> {
+        self.inner.members()
+    }
+}
+
 impl Directory for GroupDirectory {
     fn members(&self) -> Pin<Box<dyn Future<Output = Result<Vec<Member>, DirectoryError>> + Send + '_>> {
         let inner = Arc::clone(&self.inner);
