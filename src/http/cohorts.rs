@@ -174,7 +174,9 @@ pub async fn now(Extract(api): Extract<Arc<Api>>, headers: HeaderMap) -> Json<Co
     }
     let found = group::one_of_each(found);
     let mut sizes = Sizes::default();
-    found.values().for_each(|part| sizes.add(&Sizes(part.users)));
+    for part in found.values() {
+        sizes.add(&Sizes(part.users));
+    }
     let covered: BTreeSet<i32> = found.keys().copied().collect();
     let missing = view.partitions.map_or_else(Vec::new, |of| group::missing(&covered, of));
     let cohorts: Vec<_> = State::ALL

@@ -133,7 +133,7 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     match find(Arc::clone(&api), id).await? {
-        Search::Found(id, found) => Ok(Json(report(&api, id, found)).into_response()),
+        Search::Found(id, found) => Ok(Json(report(&api, id, *found)).into_response()),
         Search::NotHere(looked) if scope == Scope::Instance => Ok(not_here(&api, &looked)),
         Search::NotHere(looked) => elsewhere(&api, Method::GET, &uri, &headers, looked).await,
     }
@@ -191,7 +191,8 @@ pub async fn delete(
 ) -> Result<Response, Problem> {
     match find(Arc::clone(&api), id).await? {
         // The partition is where the user is, not where a hash would put them.
-        Search::Found(user_id, Found { partition, .. }) => {
+        Search::Found(user_id, found) => {
+            let partition = found.partition;
             let written = api.deletions.request(partition, &user_id).await;
             written.map_err(|error| Problem::unavailable(error.to_string()))?;
             Ok((StatusCode::ACCEPTED, Json(DeletionReport { user_id, partition })).into_response())
@@ -225,7 +226,7 @@ struct Found {
 }
 
 enum Search {
-    Found(String, Found),
+    Found(String, Box<Found>),
     /// The partitions whose shards were looked through.
     NotHere(BTreeSet<i32>),
 }
@@ -244,7 +245,8 @@ async fn find(api: Arc<Api>, id: String) -> Result<Search, Problem> {
                     Some(record) => ShardRecord::decode(&record)?.properties,
                     None => Vec::new(),
                 };
-                return Ok(Search::Found(id, Found { partition, user, places, as_of: shard.watermark }));
+                let found = Found { partition, user, places, as_of: shard.watermark };
+                return Ok(Search::Found(id, Box::new(found)));
             }
             looked.insert(partition);
         }

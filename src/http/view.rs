@@ -58,7 +58,9 @@ impl InstanceView {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
-        self.shards.iter().for_each(|shard| sizes.add(&shard.sizes()));
+        for shard in &self.shards {
+            sizes.add(&shard.sizes());
+        }
         sizes
     }
 
