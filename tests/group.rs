@@ -123,7 +123,8 @@ fn a_standby_takes_over_with_the_tail_only() {
     eventually("the standby to be near the end", || {
         one.assert_alive();
         let figure = |name| one.metric(name).unwrap_or(-1.0);
-        figure("ebbtide_standby_shards") == theirs && (0.0..100.0).contains(&figure("ebbtide_standby_lag_records"))
+        (figure("ebbtide_standby_shards") - theirs).abs() < 0.5
+            && (0.0..100.0).contains(&figure("ebbtide_standby_lag_records"))
     });
 
     two.kill();

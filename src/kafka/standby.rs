@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -230,7 +230,7 @@ impl<'s> Standby<'s> {
                 Some(Err(error)) => debug!(%error, "following changelogs"),
             }
         }
-        messages.sort_by_key(|message| message.partition());
+        messages.sort_by_key(Message::partition);
         for chunk in messages.chunk_by(|a, b| a.partition() == b.partition()) {
             let Some(last) = chunk.last() else { continue };
             let partition = last.partition();
