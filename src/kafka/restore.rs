@@ -230,7 +230,7 @@ impl Restorer {
     /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
     /// older.
     fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        whole_from(&self.looker, &self.changelog, partition, self.clock.now())
+        whole_from(&self.looker, &self.changelog, partition, self.clock.broker_time())
     }
 
     /// Whether every transaction that began before the end is decided.
@@ -367,7 +367,7 @@ impl Restore {
         if self.logged.elapsed() >= LOG_EVERY {
             self.logged = monotonic();
             let (done, total) = self.progress();
-            info!(partition = self.partition, done, total, "restoring");
+            info!(target: super::PROGRESS_TARGET, partition = self.partition, done, total, "restoring");
         }
         Ok(())
     }

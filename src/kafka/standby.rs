@@ -170,7 +170,7 @@ impl<'s> Standby<'s> {
         let Shared { config, parts, leases, .. } = self.shared;
         let changelog = &config.topics.changelog;
         let (start, end) = self.looker.fetch_watermarks(changelog, partition, ANSWER_TIMEOUT)?;
-        let whole = whole_from(&self.looker, changelog, partition, parts.clock.now())?.unwrap_or(end);
+        let whole = whole_from(&self.looker, changelog, partition, parts.clock.broker_time())?.unwrap_or(end);
         let Some(lease) = leases.take_idle(partition) else { return Ok(()) };
         let store = parts.database.shard(partition);
         let (_, local) = store.shard().map_err(StandbyError::shard(partition))?;
