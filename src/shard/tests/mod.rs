@@ -3,6 +3,7 @@
 mod golden;
 mod promises;
 mod recovery;
+mod schemas;
 mod win_back;
 
 use std::collections::BTreeMap;

@@ -26,7 +26,7 @@ fn measured(segments: Vec<Draft>, holdout: Option<f64>) -> Arc<Rules> {
     Arc::new(Rules {
         policy: Policy { inactive_after: None, declining: None, ..Policy::default() },
         decoder: Decoder::new(events).expect("the rules are sound"),
-        time: TimeRules { lateness: Span::ZERO, ..TimeRules::default() },
+        time: TimeRules { lateness: Span::ZERO, silence_guard: None, ..TimeRules::default() },
         track,
         segments,
         win_back: WinBackRules { holdout, ..WinBackRules::default() },
@@ -78,6 +78,7 @@ fn a_return_comes_with_its_exit_and_its_attribution() {
 
     run.advance_fully(day(140), 10);
     run.commit();
+    assert_eq!(schemas::assert_published(&run.outputs), run.outputs.len());
     let aggregates = Aggregates::load(run.shard.store()).expect("reads");
     assert_eq!((aggregates.size("churned"), aggregates.size("recent")), (0, 1));
     let returns = aggregates.returns();
