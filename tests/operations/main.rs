@@ -146,7 +146,7 @@ fn a_huge_backlog_is_read_in_bounded_memory() {
         most = most.max(one.metric("ebbtide_process_resident_memory_bytes").unwrap_or(0.0));
         one.metric("ebbtide_events_total").is_some_and(|read| read >= 600_000.0)
     });
-    eprintln!("resident at most {:.0} MiB over a backlog of {} MiB", most / 1048576.0, BACKLOG / 1024);
+    eprintln!("resident at most {:.0} MiB over a backlog of {} MiB", most / 1_048_576.0, BACKLOG / 1024);
     assert!(most > 0.0 && most < MEMORY_MAX, "{most} bytes");
     one.stop();
 }
