@@ -12,6 +12,7 @@ pub mod instance;
 pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
+pub mod person;
 pub mod replay;
 pub mod rules;
 pub mod segment;
