@@ -13,6 +13,9 @@ const PARTITIONS: i32 = 4;
 
 /// Only events move time here, so that sizes stand still once everything is read.
 const SETTINGS: &str = r#"
+[properties]
+track = ["plan"]
+
 [time]
 lateness = "1h"
 idle_after = "24h"
