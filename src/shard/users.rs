@@ -84,9 +84,9 @@ impl Users {
         Ok(())
     }
 
-    /// The entry of a user that is held.
-    pub(super) fn get(&self, user_id: &str) -> Option<&Entry> {
-        self.entries.get(user_id)
+    /// The armed deadline of a user that is held.
+    pub(super) fn armed(&self, user_id: &str) -> Option<EventTime> {
+        self.entries.get(user_id)?.user.as_ref()?.armed
     }
 
     /// The entry of a user, read from the store if need be.

@@ -129,6 +129,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         &client::looker(config),
         (config.topics.changelog.clone(), config.topics.events.clone()),
         (Arc::clone(&shared.parts.database), shared.leases.clone()),
+        bulk_bytes(config),
         Arc::clone(&shared.parts.clock),
     )
     .map_err(client_error)?;
@@ -160,6 +161,12 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
     drop(consumer);
     info!(worker, "left the group");
     result
+}
+
+/// What a worker may gather of `state.memory` before it loads it in bulk: a sixteenth for all workers together.
+fn bulk_bytes(config: &Config) -> usize {
+    let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
+    usize::try_from(config.state.memory / 16 / workers).unwrap_or(usize::MAX)
 }
 
 /// Initialises the producer, for as long as the brokers do not answer.
