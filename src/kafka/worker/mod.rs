@@ -38,7 +38,9 @@ use crate::time::EventTime;
 use committing::Scope;
 
 /// A commit happens at the latest when so many records were applied.
-const COMMIT_RECORDS_MAX: usize = 20_000;
+const COMMIT_RECORDS_MAX: usize = 100_000;
+/// A commit happens at the latest when so many users have changed: it holds each of them encoded.
+const COMMIT_USERS_MAX: usize = 20_000;
 /// A commit happens at the latest when so many records wait to be produced: a transaction must end in time.
 const COMMIT_OUTPUTS_MAX: usize = 50_000;
 /// How often onlookers see a new status of a busy worker.
