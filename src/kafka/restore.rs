@@ -21,9 +21,10 @@ use tracing::{info, warn};
 use super::client::Listener;
 use super::lease::{Lease, Leases};
 use super::rebalance::GroupConsumer;
-use super::takeover::{self, Replay, Unusable};
+use super::takeover::{self, Replay, TakeoverError, Unusable};
 use super::topics::DELETIONS_KEPT_MS;
 use crate::clock::{Clock, monotonic};
+use crate::config::AcceptOffsets;
 use crate::shard::{Bulk, ShardError, restore_batch};
 use crate::store::rocks::{Database, RocksStore};
 use crate::store::{Batch, Store};
@@ -55,6 +56,7 @@ pub(super) struct Restorer {
     /// What was read of shards that are loaded in bulk, and how many bytes it may hold before it is written.
     bulk: Bulk,
     bulk_bytes: usize,
+    accept: Option<AcceptOffsets>,
 }
 
 /// One shard on its way.
@@ -106,6 +108,9 @@ pub(super) enum RestoreError {
     /// The clients are beyond repair: start over with new ones.
     #[error("reading the changelog failed: {0}")]
     Reader(#[from] KafkaError),
+    /// A person has to decide.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// The store failed, or the changelog holds what this build cannot read.
     #[error("shard {0}: {1}")]
     Shard(i32, ShardError),
@@ -126,6 +131,7 @@ impl Restorer {
         (database, leases): (Arc<Database>, Leases),
         bulk_bytes: usize,
         clock: Arc<dyn Clock>,
+        accept: Option<AcceptOffsets>,
     ) -> KafkaResult<Self> {
         Ok(Self {
             reader: reader.create_with_context(Listener)?,
@@ -137,6 +143,7 @@ impl Restorer {
             clock,
             bulk: Bulk::default(),
             bulk_bytes,
+            accept,
         })
     }
 
@@ -234,7 +241,7 @@ impl Restorer {
     /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
     /// older.
     fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let young = self.clock.now().as_millis() - DELETIONS_KEPT_MS / 2;
+        let young = self.clock.broker_time().as_millis() - DELETIONS_KEPT_MS / 2;
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&self.changelog, partition, Offset::Offset(young))?;
         let answer = self.looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
@@ -255,6 +262,12 @@ impl Restorer {
     fn begin_reading(&self, restore: &mut Restore) -> Result<(), RestoreError> {
         let partition = restore.partition;
         let (_, local) = restore.store.shard().map_err(RestoreError::shard(partition))?;
+        let group = restore.group.as_ref().map(|(offset, _)| *offset);
+        if let Some(group) = group.filter(|_| self.accept.is_none())
+            && takeover::is_last_copy(local, restore.from, restore.end, Some(group))
+        {
+            return Err(TakeoverError::StateMissing { topic: self.input.clone(), partition, group }.into());
+        }
         let from = match takeover::replay(local, restore.from, restore.whole, restore.end) {
             Replay::Nothing => restore.end,
             Replay::Tail { from } => from,
@@ -346,10 +359,8 @@ impl Restorer {
         self.database.load(&users, &deadlines).map_err(RestoreError::shard(one))?;
         for restore in reading.values_mut() {
             let Some(next) = restore.bulk else { continue };
-            let shard = self.bulk.shard(restore.partition).map(<[u8]>::to_vec);
-            restore.write_batch(Batch { shard, changelog_position: Some(next), ..Batch::default() })?;
+            restore.write_batch(self.bulk.rest(restore.partition, next))?;
         }
-        drop((users, deadlines));
         self.bulk.clear();
         Ok(())
     }
@@ -415,7 +426,7 @@ impl Restore {
         if self.logged.elapsed() >= LOG_EVERY {
             self.logged = monotonic();
             let (done, total) = self.progress();
-            info!(partition = self.partition, done, total, "restoring");
+            info!(target: super::PROGRESS_TARGET, partition = self.partition, done, total, "restoring");
         }
         Ok(())
     }

@@ -45,6 +45,15 @@ pub enum TopicsError {
         /// What librdkafka said.
         source: KafkaError,
     },
+    /// The permissions do not reach.
+    #[error(
+        "Kafka refuses access to the topic {topic}; grant Read on the input, and Read, Write and DescribeConfigs on \
+         Ebbtide's own topics (docs/operations.md, \"Permissions\")"
+    )]
+    Forbidden {
+        /// The first such topic.
+        topic: String,
+    },
     /// Something about the topics has to be changed by a person.
     #[error("the topics cannot be used:{}", list(.0))]
     Unfit(Vec<String>),
@@ -115,20 +124,30 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     let admin: AdminClient<DefaultClientContext> = client::admin(config).create().map_err(unreachable)?;
     let topics = &config.topics;
 
-    let Some(input_partitions) = partitions(&looker, &topics.events).map_err(unreachable)? else {
+    let failed = |topic: &str| {
+        let topic = topic.to_owned();
+        move |source: KafkaError| match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicsError::Forbidden { topic },
+            _ => unreachable(source),
+        }
+    };
+
+    let Some(input_partitions) = partitions(&looker, &topics.events, ANSWER_TIMEOUT).map_err(failed(&topics.events))?
+    else {
         return Err(TopicsError::Unfit(vec![format!(
             "topics.events: the input topic {} does not exist; create it, or correct its name",
             topics.events
         )]));
     };
     let mut problems = Vec::new();
-    let input_size = describe(&admin, &topics.events).await.map_err(unreachable)?.and_then(|topic| size_limit(&topic));
+    let input_size =
+        describe(&admin, config, &topics.events).await.map_err(unreachable)?.and_then(|topic| size_limit(&topic));
 
     let wanted = wanted(config, input_partitions, input_size);
     let mut layout = Layout { input_partitions, created: Vec::new(), warnings: Vec::new() };
     let mut missing = Vec::new();
     for topic in &wanted {
-        match partitions(&looker, topic.name).map_err(unreachable)? {
+        match partitions(&looker, topic.name, ANSWER_TIMEOUT).map_err(failed(topic.name))? {
             None => missing.push(topic),
             Some(found) => {
                 if topic.exact_partitions && found != topic.partitions {
@@ -138,7 +157,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
                         topic.key, topic.name, topic.partitions
                     ));
                 }
-                if let Some(settings) = describe(&admin, topic.name).await.map_err(unreachable)? {
+                if let Some(settings) = describe(&admin, config, topic.name).await.map_err(unreachable)? {
                     judge(topic, &settings, input_size, &mut problems, &mut layout.warnings);
                 }
             }
@@ -160,7 +179,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     Ok(layout)
 }
 
-fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 4] {
+fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 6] {
     let topics = &config.topics;
     let setting = |name, value: &str| (name, value.to_owned());
     let deletions_kept = DELETIONS_KEPT_MS.to_string();
@@ -184,6 +203,22 @@ fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<
             exact_partitions: false,
             settings: vec![setting("cleanup.policy", "compact"), setting("segment.bytes", "67108864")],
             cleanup: Cleanup::Compact,
+        },
+        Wanted {
+            key: "segments",
+            name: &topics.segments,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
+        },
+        Wanted {
+            key: "outcomes",
+            name: &topics.outcomes,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
         },
         Wanted {
             key: "dead_letters",
@@ -255,8 +290,12 @@ fn size_limit(settings: &ConfigResource) -> Option<u64> {
 }
 
 /// The number of partitions, or `None` where there is no such topic. A consumer asks: it never creates what it asks for.
-fn partitions(looker: &BaseConsumer<Listener>, topic: &str) -> Result<Option<i32>, KafkaError> {
-    let metadata = looker.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
+pub(super) fn partitions(
+    looker: &BaseConsumer<Listener>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<i32>, KafkaError> {
+    let metadata = looker.fetch_metadata(Some(topic), timeout)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     match found.error() {
         None => Ok(i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)),
@@ -272,8 +311,12 @@ fn partitions(looker: &BaseConsumer<Listener>, topic: &str) -> Result<Option<i32
 /// A topic's settings; `None` where the cluster does not tell them (no permission, or no such request).
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
+    config: &Config,
     topic: &str,
 ) -> Result<Option<ConfigResource>, KafkaError> {
+    if !config.topics.describe {
+        return Ok(None);
+    }
     let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
     match admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await {
         Ok(mut resources) => Ok(resources.pop().and_then(Result::ok)),

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use crate::shard::ShardError;
+use crate::shard::{ShardError, ledger};
 use crate::store::{Batch, Deadline, Store, codec, key};
 use crate::time::EventTime;
 
@@ -26,6 +26,10 @@ pub fn restore_batch<'a>(
             key::ChangelogKey::User(user_id) => {
                 last.insert(user_id, value);
             }
+            key::ChangelogKey::Cell(cell) => {
+                value.map(ledger::decode).transpose()?;
+                batch.cells.push((cell.into(), value.map(<[u8]>::to_vec)));
+            }
             key::ChangelogKey::Shard => batch.shard = value.map(<[u8]>::to_vec),
         }
     }
@@ -38,7 +42,7 @@ pub fn restore_batch<'a>(
         let indexed = known.as_deref().map(codec::armed).transpose()?.flatten();
         let armed = match value {
             // Read whole here, so that damage stops the restore and not some later event.
-            Some(value) => codec::decode_user(value)?.armed,
+            Some(value) => codec::decode_user(value)?.user.armed,
             None => None,
         };
         if indexed != armed {
@@ -63,8 +67,17 @@ pub struct Bulk {
     /// Ids and values, one after the other.
     bytes: Vec<u8>,
     users: Vec<Held>,
-    /// The last shard record of each shard.
-    shards: BTreeMap<i32, Vec<u8>>,
+    /// What is not of users, by shard.
+    others: BTreeMap<i32, Others>,
+    /// Its bytes.
+    other_bytes: usize,
+}
+
+/// A shard's own record and the cells of its ledger: the last, and all in their order.
+#[derive(Debug, Default)]
+struct Others {
+    shard: Option<Vec<u8>>,
+    cells: Vec<(Box<[u8]>, Option<Vec<u8>>)>,
 }
 
 /// One user's value, by its place in [`Bulk::bytes`].
@@ -96,8 +109,14 @@ impl Bulk {
                 let value = value.map(|value| self.push(value));
                 self.users.push(Held { partition, user_id, value, armed });
             }
+            key::ChangelogKey::Cell(cell) => {
+                value.map(ledger::decode).transpose()?;
+                self.other_bytes += cell.len() + value.map_or(0, <[u8]>::len);
+                let others = self.others.entry(partition).or_default();
+                others.cells.push((cell.into(), value.map(<[u8]>::to_vec)));
+            }
             key::ChangelogKey::Shard => {
-                value.map(|value| self.shards.insert(partition, value.to_vec()));
+                self.others.entry(partition).or_default().shard = value.map(<[u8]>::to_vec);
             }
         }
         Ok(())
@@ -106,13 +125,15 @@ impl Bulk {
     /// Bytes held, about.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len() + self.users.len() * size_of::<Held>()
+        self.bytes.len() + self.users.len() * size_of::<Held>() + self.other_bytes
     }
 
-    /// The last shard record of a shard, if one was among the records.
+    /// What to write of one shard once its users are loaded: the ledger, the shard's record, and `position`, the changelog
+    /// offset after the last of its records.
     #[must_use]
-    pub fn shard(&self, partition: i32) -> Option<&[u8]> {
-        self.shards.get(&partition).map(Vec::as_slice)
+    pub fn rest(&mut self, partition: i32, position: i64) -> Batch {
+        let Others { shard, cells } = self.others.remove(&partition).unwrap_or_default();
+        Batch { shard, cells, changelog_position: Some(position), ..Batch::default() }
     }
 
     /// The last value of each user in order of partition and id, and what they armed in order of partition, time and id:
@@ -141,13 +162,14 @@ impl Bulk {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.users.clear();
-        self.shards.clear();
+        self.others.clear();
+        self.other_bytes = 0;
     }
 
     /// Lets go of one shard's records: it is no longer ours.
     pub fn forget(&mut self, partition: i32) {
         self.users.retain(|held| held.partition != partition);
-        self.shards.remove(&partition);
+        self.others.remove(&partition);
     }
 
     fn push(&mut self, bytes: &[u8]) -> Range<usize> {

@@ -21,6 +21,9 @@ pub struct Deadline {
     pub user_id: Box<str>,
 }
 
+/// A cell of the ledger: its key, and its counts as `shard::ledger` encodes them.
+pub type Cell = (Box<[u8]>, Vec<u8>);
+
 /// One atomic change of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -30,6 +33,8 @@ pub struct Batch {
     pub arm: Vec<Deadline>,
     /// Deadlines to remove from the index.
     pub disarm: Vec<Deadline>,
+    /// Cells of the ledger to write (`Some`, encoded) or delete (`None`).
+    pub cells: Vec<(Box<[u8]>, Option<Vec<u8>>)>,
     /// The shard's own record, encoded.
     pub shard: Option<Vec<u8>>,
     /// The changelog offset that this batch reaches to (exclusive): the next record to replay.
@@ -62,6 +67,12 @@ pub trait Store {
     /// As [`Store::user`].
     fn scan(&self, after: Option<&str>, limit: usize) -> Result<Vec<(Box<str>, Vec<u8>)>, StoreError>;
 
+    /// The cells of the ledger whose keys begin with `prefix`, encoded, in order of their keys.
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError>;
+
     /// The shard's own record and the changelog position, if this shard was ever written.
     ///
     /// # Errors
@@ -88,9 +99,29 @@ pub enum StoreError {
         /// What RocksDB said.
         source: rocksdb::Error,
     },
-    /// RocksDB said no (disk full, damaged files, no permission).
+    /// The disk is full.
     #[error(
-        "the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again"
+        "the disk that holds the state folder {path} is full ({source}): free some space, or give the instance a larger disk, and start again; nothing is lost, the changelog has everything"
+    )]
+    DiskFull {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// Files of the database are damaged or gone. The next start builds them anew, see [`rocks::Database::destroy`].
+    #[error(
+        "the state database at {path} is damaged ({source}): look at the disk, and start again; the state is then restored from the changelog, nothing is lost"
+    )]
+    Corrupted {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// RocksDB said no for another reason, such as a missing permission.
+    #[error(
+        "the state database at {path} failed: {source}; mend what it says, or remove the folder, and start again: nothing is lost, the changelog has everything"
     )]
     Database {
         /// The folder.

@@ -17,7 +17,7 @@ use rocksdb::{
     WriteBufferManager, WriteOptions, properties,
 };
 
-use crate::store::{Batch, Deadline, Store, StoreError, key};
+use crate::store::{Batch, Cell, Deadline, Store, StoreError, key};
 use crate::time::EventTime;
 use load::Loader;
 use options::family_options;
@@ -89,11 +89,20 @@ impl Database {
         options.set_max_log_file_size(4 << 20);
         let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
-        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| open_error(dir, source))?;
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| store_error(dir, source))?;
         let loader = Loader::new(dir, &cache)
             .map_err(|source| StoreError::Folder { path: dir.display().to_string(), source })?;
         let unflushed = AtomicU64::new(u64::MAX);
         Ok(Arc::new(Self { db, path: dir.to_owned(), cache, loader, buffers, unflushed }))
+    }
+
+    /// Removes the files of a database that nobody has open, and nothing else that lies in the folder. It is a cache: the
+    /// changelog has everything.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn destroy(dir: &Path) -> Result<(), StoreError> {
+        DB::destroy(&Options::default(), dir).map_err(|source| store_error(dir, source))
     }
 
     /// The store of one shard.
@@ -198,7 +207,7 @@ impl Database {
     }
 
     fn error(&self, source: rocksdb::Error) -> StoreError {
-        StoreError::Database { path: self.path.display().to_string(), source }
+        store_error(&self.path, source)
     }
 }
 
@@ -275,6 +284,18 @@ impl Store for RocksStore {
         Ok(found)
     }
 
+    fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError> {
+        let from = key::cell(self.partition, prefix);
+        let mut iterator = self.iterate(META, &from, key::cells_end(self.partition));
+        let mut found = Vec::new();
+        while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&from)) {
+            found.push((Box::from(key::read_cell(key)?), value.to_vec()));
+            iterator.next();
+        }
+        self.status(&iterator)?;
+        Ok(found)
+    }
+
     fn shard(&self) -> Result<(Option<Vec<u8>>, Option<i64>), StoreError> {
         let family = self.database.family(META);
         let get = |key: Vec<u8>| self.database.db.get_cf(family, key).map_err(|source| self.database.error(source));
@@ -291,7 +312,7 @@ impl Store for RocksStore {
     }
 
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { mut users, arm, disarm, shard, changelog_position } = batch;
+        let Batch { mut users, arm, disarm, cells, shard, changelog_position } = batch;
         // In the order of the keys the memtable finds each one's place next to the one before.
         users.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut write = WriteBatch::default();
@@ -313,6 +334,13 @@ impl Store for RocksStore {
             write.put_cf(family, &key, b"");
         }
         let family = self.database.family(META);
+        for (cell, value) in cells {
+            let key = key::cell(self.partition, &cell);
+            match value {
+                Some(value) => write.put_cf(family, key, value),
+                None => write.delete_cf(family, key),
+            }
+        }
         if let Some(shard) = shard {
             write.put_cf(family, key::shard_record(self.partition), shard);
         }
@@ -335,9 +363,16 @@ impl std::fmt::Debug for RocksStore {
     }
 }
 
-fn open_error(dir: &Path, source: rocksdb::Error) -> StoreError {
-    let path = dir.display().to_string();
-    if source.to_string().contains("lock") {
+/// RocksDB's error, named for what to do about it.
+fn store_error(dir: &Path, source: rocksdb::Error) -> StoreError {
+    let (path, text) = (dir.display().to_string(), source.to_string());
+    // A file that is gone from a database that was there before; a folder that cannot be made is another matter.
+    let file_gone = || text.contains("No such file or directory") && dir.join("CURRENT").exists();
+    if text.contains("No space left") {
+        StoreError::DiskFull { path, source }
+    } else if source.kind() == rocksdb::ErrorKind::Corruption || file_gone() {
+        StoreError::Corrupted { path, source }
+    } else if text.contains("lock") {
         StoreError::Locked { path, source }
     } else {
         StoreError::Database { path, source }
@@ -417,6 +452,7 @@ mod tests {
                     proptest::collection::vec((0_u8..20, proptest::option::of(any::<u8>())), 0..12),
                     proptest::collection::vec((-50_i64..50, 0_u8..20), 0..12),
                     proptest::collection::vec((-50_i64..50, 0_u8..20), 0..12),
+                    proptest::collection::vec((0_u8..3, 0_u8..3, proptest::option::of(any::<u8>())), 0..6),
                     proptest::option::of(any::<u8>()),
                     proptest::option::of(0_i64..1000),
                     any::<bool>(),
@@ -430,11 +466,12 @@ mod tests {
             let dir = tempfile::tempdir().expect("a temporary folder");
             let database = Database::open(dir.path(), MEMORY).expect("opens");
             let (mut rocks, mut memory) = (database.shard(9), MemoryStore::new());
-            for (users, arm, disarm, shard, changelog_position, flush) in batches {
+            for (users, arm, disarm, cells, shard, changelog_position, flush) in batches {
                 let batch = Batch {
                     users: users.into_iter().map(|(user, value)| (format!("u{user}").into(), value.map(|v| vec![v]))).collect(),
                     arm: arm.into_iter().map(|(at, user)| deadline(at, user)).collect(),
                     disarm: disarm.into_iter().map(|(at, user)| deadline(at, user)).collect(),
+                    cells: cells.into_iter().map(|(a, b, value)| (Box::from([a, b]), value.map(|v| vec![v]))).collect(),
                     shard: shard.map(|byte| vec![byte]),
                     changelog_position,
                 };
@@ -449,6 +486,9 @@ mod tests {
             prop_assert_eq!(rocks.deadlines(after.as_ref(), until, limit).expect("reads"), memory.deadlines(after.as_ref(), until, limit).expect("reads"));
             let user_id = after.as_ref().map(|deadline| &*deadline.user_id);
             prop_assert_eq!(rocks.scan(user_id, limit).expect("reads"), memory.scan(user_id, limit).expect("reads"));
+            for prefix in [&[][..], &[1], &[1, 2], &[9]] {
+                prop_assert_eq!(rocks.cells(prefix).expect("reads"), memory.cells(prefix).expect("reads"));
+            }
             prop_assert_eq!(rocks.shard().expect("reads"), memory.shard().expect("reads"));
             let ids = ["u3", "u19", "nobody", "u3"];
             prop_assert_eq!(rocks.users(&ids).expect("reads"), memory.users(&ids).expect("reads"));

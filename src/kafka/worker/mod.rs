@@ -133,6 +133,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         (Arc::clone(&shared.parts.database), shared.leases.clone()),
         bulk_bytes(config),
         Arc::clone(&shared.parts.clock),
+        config.kafka.accept_offsets,
     )
     .map_err(client_error)?;
     consumer.subscribe(&[&config.topics.events]).map_err(client_error)?;

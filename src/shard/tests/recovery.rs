@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::shard::{Bulk, restore_batch};
+use crate::store::Deadline;
 use crate::store::rocks::Database;
-use crate::store::{Batch, Deadline};
 
 /// Applies `inputs` in batches of `sizes` (round and round), a budgeted advance and a commit after each.
 fn drive<S: Store>(
@@ -134,8 +134,7 @@ proptest! {
             let (users, deadlines) = bulk.sorted();
             database.load(&users, &deadlines).expect("loads");
             position.set(position.get() + i64::try_from(records.len()).expect("few records"));
-            let shard = bulk.shard(0).map(<[u8]>::to_vec);
-            store_of.write(Batch { shard, changelog_position: Some(position.get()), ..Batch::default() }).expect("writes");
+            store_of.write(bulk.rest(0, position.get())).expect("writes");
             bulk.clear();
         };
         if again {
