@@ -23,7 +23,7 @@ use utoipa::IntoParams;
 
 use crate::http::Api;
 use crate::http::problem::{Params, Problem};
-use crate::kafka::feed::{CommittedTransition, Taken, TransitionFeed};
+use crate::kafka::feed::{CommittedTransition, Onlooker, Taken};
 use crate::lifecycle::{Kind, Reason, State};
 use crate::metrics::{Metrics, NO_STATE};
 
@@ -76,8 +76,7 @@ struct Fields {
 /// A transition that happened lately.
 #[derive(Debug)]
 struct Seen {
-    user_id: Vec<u8>,
-    json: String,
+    transition: Arc<CommittedTransition>,
     /// Read when the first filter asks; `None` within for what is no transition.
     fields: OnceLock<Option<Fields>>,
 }
@@ -99,8 +98,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes transitions from `feed` until `stop`.
-    pub async fn follow(&self, feed: TransitionFeed, stop: CancellationToken) {
+    /// Takes transitions from the feed until `stop`.
+    pub async fn follow(&self, feed: &Onlooker, stop: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         loop {
             tokio::select! {
@@ -111,7 +110,7 @@ impl Live {
     }
 
     fn take(&self, Taken { transitions, missed }: Taken) {
-        let fresh: Vec<_> = transitions.into_iter().filter_map(Seen::new).map(Arc::new).collect();
+        let fresh: Vec<_> = transitions.into_iter().map(Seen::new).map(Arc::new).collect();
         if missed > 0 || !fresh.is_empty() {
             self.write(|latest| {
                 latest.next += missed;
@@ -127,9 +126,9 @@ impl Live {
     pub fn of_user(&self, user_id: &str) -> Vec<Box<RawValue>> {
         let mine: Vec<_> = self.read(|latest| {
             let kept = latest.kept.iter().rev().map(|(_, seen)| seen);
-            kept.filter(|seen| seen.user_id == user_id.as_bytes()).take(STEPS_MAX).map(Arc::clone).collect()
+            kept.filter(|seen| seen.user_id() == user_id.as_bytes()).take(STEPS_MAX).map(Arc::clone).collect()
         });
-        mine.iter().rev().filter_map(|seen| RawValue::from_string(seen.json.clone()).ok()).collect()
+        mine.iter().rev().filter_map(|seen| RawValue::from_string(seen.json().to_owned()).ok()).collect()
     }
 
     /// What came from number `next` on: the newest `max` that fit, oldest first, and how many were left out. What fell out
@@ -176,15 +175,22 @@ impl Latest {
 }
 
 impl Seen {
-    /// `None` for what is no text: the worker made it, so that would be a bug, but not the console's.
-    fn new(transition: CommittedTransition) -> Option<Self> {
-        let json = String::from_utf8(transition.json).ok()?;
-        Some(Self { user_id: transition.user_id, json, fields: OnceLock::new() })
+    fn new(transition: Arc<CommittedTransition>) -> Self {
+        Self { transition, fields: OnceLock::new() }
+    }
+
+    fn user_id(&self) -> &[u8] {
+        &self.transition.user_id
+    }
+
+    /// The worker made it, so it is text; nothing is shown if not.
+    fn json(&self) -> &str {
+        std::str::from_utf8(&self.transition.json).unwrap_or_default()
     }
 
     fn fields(&self) -> Option<Fields> {
         *self.fields.get_or_init(|| {
-            let Record { to, kind, reason } = serde_json::from_str(&self.json).ok()?;
+            let Record { to, kind, reason } = serde_json::from_str(self.json()).ok()?;
             Some(Fields {
                 to: state_named(to.unwrap_or(NO_STATE))?,
                 kind: Kind::ALL.into_iter().map(Kind::as_str).find(|name| *name == kind)?,
@@ -194,7 +200,7 @@ impl Seen {
     }
 
     fn len_bytes(&self) -> usize {
-        self.user_id.len() + self.json.len() + size_of::<Self>()
+        self.transition.user_id.len() + self.transition.json.len() + size_of::<Self>()
     }
 }
 
@@ -218,7 +224,7 @@ impl Filter {
 
     fn takes(&self, seen: &Seen) -> bool {
         // The user first: that needs no look into the record.
-        if self.user.as_deref().is_some_and(|user| user.as_bytes() != seen.user_id) {
+        if self.user.as_deref().is_some_and(|user| user.as_bytes() != seen.user_id()) {
             return false;
         }
         let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
@@ -287,7 +293,7 @@ async fn write(api: Arc<Api>, filter: Filter, sender: Sender, _permit: OwnedSema
     let mut skipped = 0;
     loop {
         for seen in fitting {
-            let event = Event::default().event("transition").data(&seen.json);
+            let event = Event::default().event("transition").data(seen.json());
             if sender.send(Ok(event)).await.is_err() {
                 return;
             }
@@ -319,7 +325,7 @@ mod tests {
     }
 
     fn push(live: &Live, user: &str, to: &str) {
-        live.take(Taken { transitions: [committed(user, to)].into(), missed: 0 });
+        live.take(Taken { transitions: [Arc::new(committed(user, to))].into(), missed: 0 });
     }
 
     fn only(user: &str) -> Filter {

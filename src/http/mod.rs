@@ -45,7 +45,7 @@ use crate::http::live::Live;
 use crate::http::problem::Problem;
 use crate::http::users::Deletions;
 use crate::http::view::InstanceView;
-use crate::kafka::feed::TransitionFeed;
+use crate::kafka::feed::{Onlooker, TransitionFeed};
 use crate::kafka::status::Status;
 use crate::metrics::Metrics;
 use crate::rules::Rules;
@@ -98,7 +98,7 @@ pub struct Api {
     pub(crate) live: Live,
     pub(crate) stop: CancellationToken,
     pub(crate) stream_permits: Arc<Semaphore>,
-    feed: TransitionFeed,
+    feed: Onlooker,
     guard: Guard,
     names: Names,
     answers: Arc<Semaphore>,
@@ -126,7 +126,7 @@ impl Api {
             live: Live::default(),
             stop,
             stream_permits: Arc::new(Semaphore::new(STREAMS_MAX)),
-            feed,
+            feed: feed.watch(),
             guard: Guard::new(token.as_deref()),
             names,
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
@@ -136,7 +136,7 @@ impl Api {
 
     /// Follows the feed and samples the timelines until `stop`; to run beside the router.
     pub async fn observe(self: Arc<Self>) {
-        let follow = self.live.follow(self.feed.clone(), self.stop.clone());
+        let follow = self.live.follow(&self.feed, self.stop.clone());
         let sample = async {
             let mut pace = tokio::time::interval(SAMPLE_EVERY);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
