@@ -31,7 +31,28 @@ pub(crate) struct Instance {
     id: String,
     folder: PathBuf,
     http: String,
+    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
+}
+
+/// A population that sends its events.
+pub(crate) struct Generator {
+    child: Child,
+}
+
+impl Generator {
+    /// Waits until all of them are sent.
+    pub(crate) fn finish(mut self) {
+        let status = self.child.wait().expect("a child");
+        assert!(status.success(), "generate ended with {status}");
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 impl Deployment {
@@ -60,8 +81,14 @@ impl Deployment {
         let folder = temporary_folder(&format!("{}-{id}", self.name));
         // Nobody else is given this port in the meantime, most likely; a program that cannot bind says so in its log.
         let http = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let instance =
-            Instance { deployment: self.clone(), id: id.to_owned(), folder, http: http.to_string(), child: None };
+        let instance = Instance {
+            deployment: self.clone(),
+            id: id.to_owned(),
+            folder,
+            http: http.to_string(),
+            environment: Vec::new(),
+            child: None,
+        };
         instance.write_configuration();
         instance
     }
@@ -118,6 +145,11 @@ listen = "{http}"
         self.folder.join("log")
     }
 
+    /// A variable for its next start.
+    pub(crate) fn set_environment(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
@@ -125,12 +157,46 @@ listen = "{http}"
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
+    }
+
+    /// Where the console is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+
+    /// `host:port` of the HTTP server.
+    pub(crate) fn address(&self) -> &str {
+        &self.http
+    }
+
+    /// `ebbtide generate --to-topic` into its events topic, beside it.
+    pub(crate) fn generate(&self, arguments: &[&str]) -> Generator {
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .args(["generate", "--to-topic", "--config"])
+            .arg(self.configuration())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        Generator { child }
+    }
+
+    /// Processor time that it has taken so far, of all its threads. Linux.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux tells");
+        // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths.
+        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(10 * ticks)
     }
 
     /// SIGKILL, at whatever instant this is. Fails the test if the program ended by itself before.
