@@ -230,7 +230,7 @@ fn every_query_returns_data_with_its_labels() {
 
     // Traffic of every kind: people who come, go and return, and records that are no events. Then a lost disk, so that a
     // restore is seen.
-    let generator = instance.generate(&["--users", "150", "--days", "300", "--rate", "1500"]);
+    let generator = instance.generate(&["--users", "150", "--days", "300", "--rate", "1200"]);
     let rubbish = |n: i32| Message { value: Some(format!("no event {n}").into_bytes()), ..Message::default() };
     broker.produce(&deployment.events(), (0..20).map(rubbish));
     eventually("people to return", || instance.metric("ebbtide_absence_days_count").is_some_and(|count| count > 5.0));
