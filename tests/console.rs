@@ -2,6 +2,8 @@
 //! is what the API says and what the transitions topic holds; it is usable on a phone, in the dark, by keyboard and by a
 //! screen reader; it asks no other machine for anything, and little of this one.
 
+#![expect(clippy::print_stderr, reason = "figures for whoever looks")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -298,7 +300,7 @@ fn measure(instance: &Instance) -> (f64, f64) {
     std::thread::sleep(Duration::from_secs(6));
     let (ended, events_after, processor_after) = read();
     let seconds = (ended - began).as_secs_f64();
-    ((events_after - events) / seconds, (processor_after - processor).as_secs_f64() / seconds)
+    ((events_after - events) / seconds, (processor_after.as_secs_f64() - processor.as_secs_f64()) / seconds)
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! run while it scrapes Ebbtide under traffic, and each has to return data with the labels that the panel or the text of
 //! the alert uses. And promtool's own checks, with a firing and a silent case for each alert.
 
+#![expect(clippy::print_stderr, reason = "what is missing yet, and Prometheus' log, for whoever looks")]
+
 mod support;
 
 use std::collections::BTreeSet;
