@@ -178,6 +178,7 @@ fn what_the_page_shows_is_what_the_topic_holds() {
     let id = browser.read(&format!("{ROWS}[0].cells[1].innerText"));
     let id = id.as_str().expect("an id").trim().to_owned();
     assert_person(&mut browser, &id, &transitions);
+    browser.read("scrollTo(0, 0)");
     browser.picture(&picture("light.png"), true);
     browser.assert_accessible("everything filled");
 
