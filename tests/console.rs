@@ -7,13 +7,15 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::browser::{Browser, Screen};
-use support::instance::{Deployment, Instance};
-use support::kafka::{Broker, Message, Reader, eventually};
+use support::instance::{Deployment, Instance, PROGRAM};
+use support::kafka::{Broker, Message, Reader, eventually, temporary_folder};
 use support::onlookers::Onlookers;
 
 const STATES: [&str; 4] = ["active", "at_risk", "lapsed", "churned"];
@@ -106,15 +108,18 @@ fn matrix(browser: &mut Browser) -> BTreeMap<(String, String), u64> {
     pairs.zip(cells).filter_map(|(pair, text)| Some((pair, text.parse().ok()?))).collect()
 }
 
-/// `/v1/cohorts`, activated or not together.
-fn asked(instance: &mut Instance) -> BTreeMap<String, u64> {
-    let answer: Value = serde_json::from_str(&instance.page("/v1/cohorts")).expect("JSON");
+/// Users by state in an answer of `/v1/cohorts`, activated or not together.
+fn by_state(answer: &Value) -> BTreeMap<String, u64> {
     let mut sizes = BTreeMap::new();
     for cohort in answer["cohorts"].as_array().expect("cohorts") {
         *sizes.entry(cohort["state"].as_str().expect("a state").to_owned()).or_insert(0) +=
             cohort["users"].as_u64().expect("a number");
     }
     sizes
+}
+
+fn asked(instance: &mut Instance) -> BTreeMap<String, u64> {
+    by_state(&serde_json::from_str(&instance.page("/v1/cohorts")).expect("JSON"))
 }
 
 const ROWS: &str = "[...document.querySelectorAll('#stream tr')]";
@@ -267,6 +272,106 @@ fn assert_person(browser: &mut Browser, id: &str, transitions: &[Value]) {
     }
     let next_is_due = last["to"] != "churned";
     assert_eq!(facts.contains("Next"), next_is_due, "{id}: {facts}");
+}
+
+/// `ebbtide demo` on a real broker, until dropped.
+struct Demo {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Demo {
+    fn start(broker: &Broker) -> Self {
+        let log = temporary_folder("console-demo").join("log");
+        let file = File::create(&log).expect("a log file");
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .args([
+                "demo",
+                "--day",
+                "250ms",
+                "--people",
+                "400",
+                "--listen",
+                "127.0.0.1:0",
+                "--brokers",
+                broker.address(),
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("the program starts");
+        Self { child, log }
+    }
+
+    /// What it says between two marks, once it does.
+    fn says(&mut self, mark: &str, end: &str) -> String {
+        let mut said = String::new();
+        eventually(mark, || {
+            let text = std::fs::read_to_string(&self.log).expect("its log");
+            assert!(self.child.try_wait().expect("a child").is_none(), "the demo has ended: {text}");
+            let found = text.split_once(mark).and_then(|(_, rest)| rest.split_once(end));
+            said = found.map(|(word, _)| word.to_owned()).unwrap_or_default();
+            found.is_some()
+        });
+        said
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // It removes its topics and its state.
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn the_demo_opens_on_a_page_that_lives() {
+    let broker = Broker::shared();
+    let mut demo = Demo::start(broker);
+    let url = format!("{}/", demo.says("Console    ", "/\n"));
+    let name = format!("{}.transitions", demo.says("topics ", ".events"));
+    let mut browser = Browser::start();
+    browser.open(&url, Screen::DESK);
+    // Row and column of the matrix: churned to active.
+    browser.until("/^[1-9]/.test(document.querySelectorAll('#flow-table tbody tr')[3]?.cells[1].innerText ?? '')");
+    browser.until(&format!("{ROWS}.some((row) => row.innerText.includes('reactivated after'))"));
+
+    // The tiles are what the page was told last, whatever moves meanwhile.
+    browser.requests();
+    browser.until("document.querySelector('#cohorts-note').innerText === 'All 4 shards, as of the last commit.'");
+    browser.leave_alone(4_000);
+    let (shown, answers) = (tiles(&mut browser), browser.assert_clean());
+    let told = answers.iter().filter(|request| request.path == "/v1/cohorts" && !request.body.is_null());
+    let told: Vec<_> = told.map(|request| by_state(&request.body)).collect();
+    assert!(told.contains(&shown), "{shown:?} is none of {told:?}");
+
+    // Counts only grow: what the page shows lies between what the topic held before and what it holds after.
+    let mut topic = Topic { reader: broker.reader(&name), broker, name };
+    let before = flows(&topic.read());
+    eventually("the page to show what the topic held", || {
+        let page = matrix(&mut browser);
+        let after = flows(&topic.read());
+        for (pair, users) in &page {
+            let held = after.get(pair).copied().unwrap_or(0);
+            assert!(*users <= held, "{pair:?}: the page shows {users}, the topic holds {held}");
+        }
+        before.iter().all(|(pair, users)| page.get(pair).is_some_and(|shown| shown >= users))
+    });
+    browser.click("#stream button");
+    browser.until("document.querySelector('#person .verdict') !== null");
+    browser.assert_accessible("the demo");
+    for (screen, name) in [(Screen::DESK, "light"), (Screen::DARK, "dark"), (Screen::PHONE, "phone")] {
+        browser.assert_clean();
+        browser.open(&url, screen);
+        browser.until(&format!("{ROWS}.length > 20 && document.querySelector('#chart canvas') !== null"));
+        browser.click("#stream button");
+        browser.until("document.querySelector('#person .verdict') !== null");
+        browser.read("scrollTo(0, 0)");
+        browser.picture(&picture(&format!("demo-{name}.png")), true);
+    }
+    browser.assert_clean();
 }
 
 #[test]

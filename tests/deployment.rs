@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
+use support::instance::PROGRAM;
 use support::kafka::{Broker, eventually, temporary_folder};
-
-const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_ebbtide");
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
