@@ -83,7 +83,7 @@ impl TransitionFeed {
                     fresh.push(Arc::new(CommittedTransition { user_id, json }));
                 }
                 (Topic::Transitions, ..) => missed += 1,
-                (Topic::States | Topic::DeadLetters, ..) => {}
+                (Topic::States | Topic::DeadLetters | Topic::Segments | Topic::Outcomes, ..) => {}
             }
         }
         if fresh.is_empty() {

@@ -198,6 +198,7 @@ fn date(now: WallTime) -> String {
 mod tests {
     use super::*;
     use crate::kafka::TransitionFeed;
+    use crate::shard::{Headers, Output, Topic};
 
     fn reading(flows: &[(Flow, u64)]) -> Reading {
         Reading {
@@ -235,7 +236,8 @@ mod tests {
         let mut panel = Panel::new(feed.watch(), WallTime::from_millis(0));
         let before = panel.table(&reading(&[]));
         let json = br#"{"user_id":"u-1","from":"lapsed","to":"active","reason":"activity","idle_days":0,"away_days":12.25,"total_events":9}"#;
-        feed.show(0, b"u-1", json);
+        let (key, value) = (Some(b"u-1".to_vec()), Some(json.to_vec()));
+        feed.show([Output { topic: Topic::Transitions, key, value, headers: Headers::default() }].into_iter());
         let after = panel.table(&reading(&[]));
         assert!(after.contains("u-1  lapsed → active: activity, away 12.2 days, 9 events"), "{after}");
         assert_eq!(before.lines().count(), after.lines().count());
