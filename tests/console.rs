@@ -380,8 +380,7 @@ fn the_page_asks_for_the_token_and_then_opens() {
     let deployment = Deployment::new(broker, "console-token", "");
     broker.create_topic(&deployment.events(), 1, &[]);
     let mut instance = deployment.instance("console-token-1");
-    instance.set_environment("EBBTIDE_HTTP__TOKEN", "open sesame");
-    instance.start();
+    instance.start_with(&[], &[("EBBTIDE_HTTP__TOKEN", "open sesame")]);
     instance.page("/readyz");
     let mut browser = Browser::start();
     browser.open(&instance.url(), Screen::PHONE);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,9 @@ pub(crate) struct Instance {
     id: String,
     folder: PathBuf,
     http: String,
-    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
+    /// Length of the log when it was last started.
+    log_from: usize,
 }
 
 /// A population that sends its events.
@@ -86,8 +87,8 @@ impl Deployment {
             id: id.to_owned(),
             folder,
             http: http.to_string(),
-            environment: Vec::new(),
             child: None,
+            log_from: 0,
         };
         instance.write_configuration();
         instance
@@ -136,7 +137,41 @@ listen = "{http}"
         self.folder.join("ebbtide.toml")
     }
 
-    fn state_folder(&self) -> PathBuf {
+    pub(crate) fn program() -> &'static Path {
+        Path::new(PROGRAM.expect("cargo builds the program along with the tests"))
+    }
+
+    /// How it ended by itself, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Waits until it has ended by itself, with an error, and gives what it logged since it was started.
+    pub(crate) fn refused(&mut self) -> String {
+        let mut status = None;
+        eventually(&format!("{} to end by itself", self.id), || {
+            status = self.ended();
+            status.is_some()
+        });
+        let log = self.log_since_start();
+        assert!(status.is_some_and(|status| status.code() == Some(1)), "{} ended with {status:?}: {log}", self.id);
+        log
+    }
+
+    /// What it logged since it was last started.
+    pub(crate) fn log_since_start(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_from..).unwrap_or_default()).into_owned()
+    }
+
+    /// Everything it has: configuration, log, state.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn state_folder(&self) -> PathBuf {
         self.folder.join("state")
     }
 
@@ -145,19 +180,26 @@ listen = "{http}"
         self.folder.join("log")
     }
 
-    /// A variable for its next start.
-    pub(crate) fn set_environment(&mut self, name: &'static str, value: &str) {
-        self.environment.push((name, value.to_owned()));
+    pub(crate) fn start(&mut self) {
+        self.start_with(&[], &[]);
     }
 
-    pub(crate) fn start(&mut self) {
+    /// The same with more arguments and with variables of the environment.
+    pub(crate) fn start_with(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        self.start_as(Self::program(), arguments, environment);
+    }
+
+    /// The same with another program, which takes the same arguments.
+    pub(crate) fn start_as(&mut self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+        self.log_from = usize::try_from(log.metadata().expect("a length").len()).expect("a small log");
+        let child = Command::new(program)
+            .envs(environment.iter().copied())
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -11,6 +11,7 @@ pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod model;
 pub(crate) mod onlookers;
+pub(crate) mod operator;
 pub(crate) mod rig;
 pub(crate) mod schema;
 
