@@ -204,18 +204,7 @@ fn what_the_page_shows_is_what_the_topic_holds() {
     browser.until("!document.querySelector('#guard').hidden");
     assert!(browser.text("#guard").contains("The silence guard holds 4 of 4 shards"));
 
-    // A page that is left alone asks at most once a second.
-    browser.requests();
-    browser.leave_alone(12_000);
-    let idle = browser.assert_clean();
-    assert!(idle.len() >= 6, "the page asks for nothing: {idle:?}");
-    for pair in idle.windows(2) {
-        let apart = pair[1].at_ms - pair[0].at_ms;
-        assert!(apart >= 950.0, "{} came {apart} ms after {}", pair[1].path, pair[0].path);
-    }
-    for answer in idle.iter().filter(|request| request.path == "/v1/cohorts") {
-        assert_eq!(answer.body["users"].as_u64(), Some(sizes.values().sum()), "the page asks for what it shows");
-    }
+    assert_idle(&mut browser, sizes.values().sum());
 
     // Nobody of that name: said in words. The browser logs the 404 on its own.
     browser.fill("#lookup [name=user]", "nobody/of that name");
@@ -247,6 +236,21 @@ fn what_the_page_shows_is_what_the_topic_holds() {
     instance.start();
     browser.until("document.querySelector('#connection').innerText === 'Live'");
     instance.stop();
+}
+
+/// A page that is left alone asks at most once a second, for what it shows.
+fn assert_idle(browser: &mut Browser, users: u64) {
+    browser.requests();
+    browser.leave_alone(12_000);
+    let idle = browser.assert_clean();
+    assert!(idle.len() >= 6, "the page asks for nothing: {idle:?}");
+    for pair in idle.windows(2) {
+        let apart = pair[1].at_ms - pair[0].at_ms;
+        assert!(apart >= 950.0, "{} came {apart} ms after {}", pair[1].path, pair[0].path);
+    }
+    for answer in idle.iter().filter(|request| request.path == "/v1/cohorts") {
+        assert_eq!(answer.body["users"].as_u64(), Some(users), "the page asks for what it shows");
+    }
 }
 
 /// What the page says of a person is what the topic says: the state, and the latest steps, newest first.
