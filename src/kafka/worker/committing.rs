@@ -10,7 +10,7 @@ use crate::clock::monotonic;
 use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
 use crate::kafka::restore::stable_offset;
 use crate::metrics::AbortCause;
-use crate::shard::{Sealed, Topic};
+use crate::shard::Sealed;
 use crate::time::WallTime;
 
 /// One shard's part of the commit that is under way.
@@ -173,14 +173,7 @@ impl Session<'_> {
             for at in live.arrivals.drain(..) {
                 self.shared.parts.metrics.reached_commit(now - WallTime::from_millis(at));
             }
-            if self.shared.parts.feed.is_watched() {
-                let transitions = live.effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
-                for (key, value) in
-                    transitions.filter_map(|output| Some((output.key.as_ref()?, output.value.as_ref()?)))
-                {
-                    self.shared.parts.feed.show(partition, key, value);
-                }
-            }
+            self.shared.parts.feed.show(live.effects.outputs.drain(..));
             live.effects.clear();
         }
         Ok(())
