@@ -110,6 +110,7 @@ pub struct Metrics {
     transitions: IntCounterVec,
     events: IntCounterVec,
     dead_letters: IntCounterVec,
+    refused_properties: IntCounter,
     absence: Histogram,
     lag: IntGaugeVec,
     watermark_lag: GaugeVec,
@@ -133,6 +134,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two figures have one name: a mistake in this file, found by its first test.
+    #[expect(clippy::too_many_lines, reason = "a flat list: one entry a metric")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -156,6 +158,11 @@ impl Metrics {
                 "ebbtide_dead_letters_total",
                 "Input records that went to the dead-letter topic.",
                 &["reason"],
+            )?,
+            refused_properties: counter(
+                r,
+                "ebbtide_refused_properties_total",
+                "Values of tracked properties that were not kept: over 1 KiB, or unreadable for common JSON parsers.",
             )?,
             absence: histogram(
                 r,
@@ -266,6 +273,7 @@ impl Metrics {
         for reason in RejectReason::ALL {
             self.rejected(reason, counts.dead_letters(reason));
         }
+        self.refused_properties.inc_by(counts.refused_properties);
         for late in &counts.timer_lateness {
             self.timer_lateness.observe(seconds(*late).max(0.0));
         }
