@@ -11,7 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::{Metadata, MetadataPartition};
+use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -238,7 +238,7 @@ impl<'c> Cluster<'c> {
                 return Ok(inspection);
             }
             Answer::Forbidden => {
-                inspection.problems.push(forbidden("events", &topics.events, "READ and DESCRIBE"));
+                inspection.problems.push(forbidden("events", &topics.events));
                 return Ok(inspection);
             }
         };
@@ -260,7 +260,7 @@ impl<'c> Cluster<'c> {
                     topic.key, topic.name
                 )),
                 Answer::Forbidden => {
-                    inspection.problems.push(forbidden(topic.key, topic.name, "READ, WRITE and DESCRIBE"));
+                    inspection.problems.push(forbidden(topic.key, topic.name));
                 }
             }
         }
@@ -277,9 +277,9 @@ impl<'c> Cluster<'c> {
         let committed = match self.looker.committed_offsets(list, ANSWER_TIMEOUT) {
             Ok(committed) => committed,
             Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
-                inspection.problems.push(format!(
-                    "kafka.group_id: no permission for the group {group}; grant READ and DESCRIBE on it"
-                ));
+                inspection
+                    .problems
+                    .push(format!("kafka.group_id: Kafka refuses access to the group {group}; grant Read on it"));
                 return Ok(());
             }
             Err(error) => return Err(unreachable(error)),
@@ -308,18 +308,14 @@ impl<'c> Cluster<'c> {
     /// One topic, as the cluster tells it.
     async fn look(&self, topic: &str, inspection: &mut Inspection) -> Result<Answer, TopicsError> {
         let metadata = self.metadata(Some(topic))?;
-        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-            return Ok(Answer::Missing);
-        };
-        match found.error() {
-            // A topic that was made a moment ago has no leader yet, but partitions it has.
-            None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) if !found.partitions().is_empty() => {}
-            None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(Answer::Missing),
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => return Ok(Answer::Forbidden),
-            Some(error) => {
-                return Err(TopicsError::unreachable(self.config, KafkaError::MetadataFetch(error.into())));
+        let found = match there(&metadata, topic) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Answer::Missing),
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                return Ok(Answer::Forbidden);
             }
-        }
+            Err(error) => return Err(TopicsError::unreachable(self.config, error)),
+        };
         let partitions = found.partitions();
         let (settings, untold) = self.settings(topic).await?;
         inspection.warnings.extend(untold);
@@ -345,7 +341,7 @@ impl<'c> Cluster<'c> {
         let resource = match answer.map(|mut resources| resources.pop()) {
             Ok(Some(Ok(resource))) => resource,
             Ok(Some(Err(code))) => {
-                let warning = format!("the settings of {topic} are not known ({code}): grant DESCRIBE_CONFIGS on it");
+                let warning = format!("the settings of {topic} are not known ({code}): grant DescribeConfigs on it");
                 return Ok((None, Some(warning)));
             }
             Ok(None) | Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => return Ok((None, None)),
@@ -414,8 +410,36 @@ impl<'c> Cluster<'c> {
     }
 }
 
-fn forbidden(key: &str, name: &str, wanted: &str) -> String {
-    format!("topics.{key}: no permission for {name}; grant {wanted} on it")
+fn forbidden(key: &str, name: &str) -> String {
+    format!(
+        "topics.{key}: Kafka refuses access to the topic {name}; grant Read on the input, and Read, Write and \
+         DescribeConfigs on Ebbtide's own topics (docs/operations.md, \"Permissions\")"
+    )
+}
+
+/// The number of partitions, or `None` where there is no such topic. A consumer asks: it never creates what it asks for.
+pub(super) fn partitions(
+    looker: &BaseConsumer<Listener>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<i32>, KafkaError> {
+    let metadata = looker.fetch_metadata(Some(topic), timeout)?;
+    let count = |found: &MetadataTopic| i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0);
+    Ok(there(&metadata, topic)?.and_then(count))
+}
+
+/// A topic in an answer about it; `None` where it does not exist.
+fn there<'m>(metadata: &'m Metadata, topic: &str) -> Result<Option<&'m MetadataTopic>, KafkaError> {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error() {
+        None => Ok(Some(found)),
+        // A topic that was made a moment ago has no leader yet, but partitions it has.
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) if !found.partitions().is_empty() => {
+            Ok(Some(found))
+        }
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(None),
+        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+    }
 }
 
 fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 6] {
