@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use error::RunError;
-pub use feed::{CommittedTransition, TransitionFeed};
+pub use feed::{CommittedTransition, Onlooker, TransitionFeed};
 pub use status::{Phase, ShardStatus, Status};
 
 use crate::clock::{Clock, monotonic};

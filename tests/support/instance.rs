@@ -35,6 +35,26 @@ pub(crate) struct Instance {
     log_from: usize,
 }
 
+/// A population that sends its events.
+pub(crate) struct Generator {
+    child: Child,
+}
+
+impl Generator {
+    /// Waits until all of them are sent.
+    pub(crate) fn finish(mut self) {
+        let status = self.child.wait().expect("a child");
+        assert!(status.success(), "generate ended with {status}");
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
 impl Deployment {
     pub(crate) fn new(broker: &Broker, name: &str, settings: &str) -> Self {
         Self { name: name.to_owned(), brokers: broker.address().to_owned(), settings: settings.to_owned() }
@@ -155,6 +175,39 @@ impl Instance {
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
+    }
+
+    /// Where the console is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+
+    /// `host:port` of the HTTP server.
+    pub(crate) fn address(&self) -> &str {
+        &self.http
+    }
+
+    /// `ebbtide generate --to-topic` into its events topic, beside it.
+    pub(crate) fn generate(&self, arguments: &[&str]) -> Generator {
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .args(["generate", "--to-topic", "--config"])
+            .arg(self.configuration())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        Generator { child }
+    }
+
+    /// Processor time that it has taken so far, of all its threads. Linux.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux tells");
+        // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths.
+        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(10 * ticks)
     }
 
     /// SIGKILL, at whatever instant this is. Fails the test if the program ended by itself before.

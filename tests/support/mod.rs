@@ -4,12 +4,14 @@
 #![allow(clippy::print_stderr, reason = "seeds and logs of a failing test are for the person who runs it")]
 
 pub(crate) mod avro;
+pub(crate) mod browser;
 pub(crate) mod cases;
 pub(crate) mod compare;
 pub(crate) mod flow;
 pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod model;
+pub(crate) mod onlookers;
 pub(crate) mod operator;
 pub(crate) mod rig;
 pub(crate) mod schema;
