@@ -110,6 +110,7 @@ pub struct Metrics {
     transitions: IntCounterVec,
     events: IntCounterVec,
     dead_letters: IntCounterVec,
+    refused_properties: IntCounter,
     absence: Histogram,
     lag: IntGaugeVec,
     watermark_lag: GaugeVec,
@@ -160,6 +161,11 @@ impl Metrics {
                 "ebbtide_dead_letters_total",
                 "Input records that went to the dead-letter topic.",
                 &["reason"],
+            )?,
+            refused_properties: counter(
+                r,
+                "ebbtide_refused_properties_total",
+                "Values of tracked properties that were not kept: over 1 KiB, or unreadable for common JSON parsers.",
             )?,
             absence: histogram(
                 r,
@@ -285,6 +291,7 @@ impl Metrics {
         for reason in RejectReason::ALL {
             self.rejected(reason, counts.dead_letters(reason));
         }
+        self.refused_properties.inc_by(counts.refused_properties);
         for late in &counts.timer_lateness {
             self.timer_lateness.observe(seconds(*late).max(0.0));
         }

@@ -205,6 +205,42 @@ impl Config {
     }
 }
 
+impl TopicsConfig {
+    /// The default settings with all names under one prefix, as `prefix.transitions`.
+    #[must_use]
+    pub fn under(prefix: &str) -> Self {
+        let named = |what: &str| format!("{prefix}.{what}");
+        Self {
+            events: named("events"),
+            transitions: named("transitions"),
+            states: named("states"),
+            segments: named("segments"),
+            outcomes: named("outcomes"),
+            dead_letters: named("dead-letters"),
+            changelog: named("changelog"),
+            ..Self::default()
+        }
+    }
+
+    /// Every topic's name, the input's first.
+    #[must_use]
+    pub fn names(&self) -> [&str; 7] {
+        let Self {
+            events,
+            transitions,
+            states,
+            segments,
+            outcomes,
+            dead_letters,
+            changelog,
+            create: _,
+            describe: _,
+            replication_factor: _,
+        } = self;
+        [events, transitions, states, segments, outcomes, dead_letters, changelog]
+    }
+}
+
 impl Default for TopicsConfig {
     fn default() -> Self {
         Self {

@@ -150,6 +150,7 @@ impl Instance {
             roles: Roles { activity: true, activation: true, core: true, win_back: false },
             campaign: None,
             tracked: vec![(0, "\"pro\"".into())],
+            refused: 0,
         };
         let mut user = User::default();
         let mut changes: Vec<Change> = Vec::new();

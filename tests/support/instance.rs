@@ -1,6 +1,5 @@
 //! The real program, run as an operator would run it, and hurt as machines hurt it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -98,38 +97,8 @@ impl Deployment {
 impl Instance {
     fn write_configuration(&self) {
         let Deployment { name, brokers, settings } = &self.deployment;
-        let mut text = String::new();
-        let state = self.state_folder();
-        write!(
-            text,
-            r#"instance_id = "{id}"
-workers = 2
-
-[kafka]
-brokers = "{brokers}"
-group_id = "{name}"
-
-[topics]
-events = "{name}.events"
-transitions = "{name}.transitions"
-states = "{name}.states"
-dead_letters = "{name}.dead-letters"
-changelog = "{name}.changelog"
-
-[state]
-dir = "{state}"
-memory = "64MiB"
-
-[http]
-listen = "{http}"
-
-{settings}
-"#,
-            id = self.id,
-            state = state.display(),
-            http = self.http,
-        )
-        .expect("text");
+        let tables = tables(name, brokers, &self.state_folder(), "64MiB", &self.http);
+        let text = format!("instance_id = \"{}\"\nworkers = 2\n{tables}\n{settings}\n", self.id);
         fs::write(self.configuration(), text).expect("a configuration file");
     }
 
@@ -330,6 +299,34 @@ listen = "{http}"
         let lines: Vec<&str> = text.lines().collect();
         format!("its log ends with:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
     }
+}
+
+/// The tables of a configuration that depend on where things are; all topics and the group bear `name`.
+pub(crate) fn tables(name: &str, brokers: &str, state: &Path, memory: &str, http: &str) -> String {
+    format!(
+        r#"
+[kafka]
+brokers = "{brokers}"
+group_id = "{name}"
+
+[topics]
+events = "{name}.events"
+transitions = "{name}.transitions"
+states = "{name}.states"
+segments = "{name}.segments"
+outcomes = "{name}.outcomes"
+dead_letters = "{name}.dead-letters"
+changelog = "{name}.changelog"
+
+[state]
+dir = "{}"
+memory = "{memory}"
+
+[http]
+listen = "{http}"
+"#,
+        state.display()
+    )
 }
 
 /// Status and body of a page; `None` when nobody answers at `address`.
