@@ -7,6 +7,7 @@ pub mod error;
 pub mod feed;
 pub mod group;
 mod lease;
+mod orphans;
 pub mod partitioner;
 mod rebalance;
 mod restore;
@@ -78,6 +79,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         leases: lease::Leases::default(),
         input_partitions: layout.input_partitions,
     };
+    let mut orphans = orphans::Orphans::default();
     let mut watch = watch::Watch::new(config, layout.input_partitions)?;
     let result = thread::scope(|scope| {
         let mut workers = Vec::with_capacity(config.workers);
@@ -112,6 +114,9 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
             thread::park_timeout(HOUSEKEEPING);
             if let Err(error) = parts.database.flush_older_than(FLUSH_AFTER, started.elapsed()) {
                 warn!(%error, "flushing");
+            }
+            if let Err(error) = orphans.sweep(&parts.database, &shared.leases, layout.input_partitions) {
+                warn!(%error, "removing old local copies");
             }
             if let Err(error) = watch.look() {
                 error!(%error, "stopped");
