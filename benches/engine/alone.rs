@@ -275,7 +275,7 @@ pub(crate) fn replay(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
     let bytes = fs::metadata(&path)?.len();
     let meter = Meter::start()?;
     let mut written = 0_u64;
-    let summary = replay_file(BufReader::with_capacity(1 << 20, File::open(&path)?), plan, |json| {
+    let summary = replay_file(BufReader::with_capacity(1 << 20, File::open(&path)?), plan, |_, json| {
         written += black_box(json).len() as u64;
         Ok(())
     })?;
