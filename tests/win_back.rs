@@ -2,6 +2,8 @@
 //! return, within moments, and killed at random moments it is never one without the others (SPEC-WINBACK sections 9
 //! and 10).
 
+#![expect(clippy::print_stderr, reason = "a latency is for the person who runs the test")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -190,7 +192,9 @@ fn killed_at_random_moments_there_is_never_one_without_the_others() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed("win-back kills"));
     let sender = broker.sender();
     for (round, users) in (0..USERS).collect::<Vec<_>>().chunks(USERS / KILLS).enumerate() {
-        users.iter().for_each(|user| sender.send(&deployment.events(), &session(*user, 101)));
+        for user in users {
+            sender.send(&deployment.events(), &session(*user, 101));
+        }
         sender.flush();
         // The kill hits the work on these, or the start that takes it up again.
         let moment = Instant::now() + Duration::from_millis(rng.random_range(0..400));

@@ -185,7 +185,9 @@ pub async fn returns(Extract(api): Extract<Arc<Api>>, Params(which): Params<Whic
     let counted = counted(&api).await?;
     let all: Vec<Returns> = counted.aggregates.returns().into_iter().filter(|group| wanted.takes(group)).collect();
     let mut total = ReturnsCurve::default();
-    all.iter().for_each(|group| total.merge(&group.curve));
+    for group in &all {
+        total.merge(&group.curve);
+    }
     let mut rest = all.iter().filter(|group| wanted.after.as_ref().is_none_or(|after| key(group) > *after)).peekable();
     let groups: Vec<&Returns> = rest.by_ref().take(wanted.limit).collect();
     let next = rest.peek().and(groups.last()).map(|last| cursor(last));

@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::measured::{CONDITIONS, Measuring};
-use super::model::{Input, ModelEvent};
+use super::model::{Input, ModelEvent, Session};
 
 const HOUR_MS: i64 = 3_600_000;
 /// 2024-01-01, where the cases begin.
@@ -44,6 +44,7 @@ pub(crate) enum Step {
 
 /// What may happen in a case.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent switches")]
 pub(crate) struct Shape {
     /// Events arrive in order of time, all users together; nobody asks to be deleted, which has no time of its own.
     pub(crate) ordered: bool,
@@ -203,7 +204,7 @@ pub(crate) fn native(event: &ModelEvent) -> Vec<u8> {
         record["id"] = json!(id);
     }
     let mut properties = json!(event.properties);
-    if let Some(Some(campaign)) = &event.win_back {
+    if let Some(campaign) = event.win_back.as_ref().and_then(|session| session.campaign.as_ref()) {
         properties["campaign"] = json!(campaign);
     }
     if properties != json!({}) {
@@ -236,7 +237,7 @@ fn random_event(rng: &mut ChaCha8Rng, user: String, time: i64, id: Option<String
         activity,
         activation: activity && (default_roles || name.starts_with("activate")),
         core: activity && (default_roles || name == "core"),
-        win_back: (name == "profile").then_some(None),
+        win_back: (name == "profile").then(Session::default),
         properties,
     }
 }
@@ -249,7 +250,7 @@ fn session(rng: &mut ChaCha8Rng, event: ModelEvent, default_roles: bool) -> Mode
         activity: true,
         activation: default_roles,
         core: default_roles,
-        win_back: Some(campaign),
+        win_back: Some(Session { campaign }),
         ..event
     }
 }

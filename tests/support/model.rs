@@ -27,9 +27,15 @@ pub(crate) struct ModelEvent {
     pub(crate) activation: bool,
     pub(crate) core: bool,
     /// A win-back session, and the campaign that it names.
-    pub(crate) win_back: Option<Option<String>>,
+    pub(crate) win_back: Option<Session>,
     /// The tracked properties that the event sets.
     pub(crate) properties: BTreeMap<String, Value>,
+}
+
+/// A session that a campaign brought, which names it or does not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) campaign: Option<String>,
 }
 
 /// One thing of the input, in the order of arrival.
@@ -295,7 +301,13 @@ impl Judge<'_> {
             self.settle(user, event.time, &cause);
         }
         let activity = event.activity.then_some(event.core);
-        self.facts.witness((self.id, &user.membership), event.time, activity, event.win_back.as_ref(), self.measuring);
+        self.facts.witness(
+            (self.id, &user.membership),
+            event.time,
+            activity,
+            event.win_back.as_ref().map(|session| &session.campaign),
+            self.measuring,
+        );
     }
 
     fn activity(&mut self, user: &mut ModelUser, event: &ModelEvent) {
