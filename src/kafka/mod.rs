@@ -7,7 +7,7 @@ pub mod error;
 pub mod feed;
 pub mod group;
 mod lease;
-mod orphans;
+mod leftovers;
 pub mod partitioner;
 mod rebalance;
 mod restore;
@@ -79,7 +79,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         leases: lease::Leases::default(),
         input_partitions: layout.input_partitions,
     };
-    let mut orphans = orphans::Orphans::default();
+    let mut leftovers = leftovers::Leftovers::default();
     let mut watch = watch::Watch::new(config, layout.input_partitions)?;
     let result = thread::scope(|scope| {
         let mut workers = Vec::with_capacity(config.workers);
@@ -115,7 +115,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
             if let Err(error) = parts.database.flush_older_than(FLUSH_AFTER, started.elapsed()) {
                 warn!(%error, "flushing");
             }
-            if let Err(error) = orphans.sweep(&parts.database, &shared.leases, layout.input_partitions) {
+            if let Err(error) = leftovers.sweep(&parts.database, &shared.leases, layout.input_partitions) {
                 warn!(%error, "removing old local copies");
             }
             if let Err(error) = watch.look() {

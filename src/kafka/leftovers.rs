@@ -17,19 +17,19 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// The copies that nobody uses, and since when.
 #[derive(Debug)]
-pub(super) struct Orphans {
+pub(super) struct Leftovers {
     kept_for: Duration,
     since: BTreeMap<i32, Instant>,
     looked_at: Option<Instant>,
 }
 
-impl Default for Orphans {
+impl Default for Leftovers {
     fn default() -> Self {
         Self { kept_for: KEPT_FOR, since: BTreeMap::new(), looked_at: None }
     }
 }
 
-impl Orphans {
+impl Leftovers {
     /// Removes the copies whose time is over, if it is time to look. Nobody else touches a shard meanwhile: its lease is
     /// held here.
     pub(super) fn sweep(
@@ -75,16 +75,16 @@ mod tests {
 
     #[test]
     fn a_copy_is_removed_after_its_time_and_a_use_in_between_begins_it_anew() {
-        let mut orphans = Orphans::default();
+        let mut leftovers = Leftovers::default();
         let begin = monotonic();
         let at = |minutes| begin + Duration::from_mins(minutes);
-        assert!(!orphans.is_over(3, true, at(0)));
-        assert!(!orphans.is_over(3, true, at(59)));
-        assert!(!orphans.is_over(3, false, at(59)), "it came back");
-        assert!(!orphans.is_over(3, true, at(60)));
-        assert!(!orphans.is_over(4, true, at(119)), "each for itself");
-        assert!(orphans.is_over(3, true, at(120)));
-        assert!(!orphans.is_over(3, true, at(121)), "a new copy has its own time");
+        assert!(!leftovers.is_over(3, true, at(0)));
+        assert!(!leftovers.is_over(3, true, at(59)));
+        assert!(!leftovers.is_over(3, false, at(59)), "it came back");
+        assert!(!leftovers.is_over(3, true, at(60)));
+        assert!(!leftovers.is_over(4, true, at(119)), "each for itself");
+        assert!(leftovers.is_over(3, true, at(120)));
+        assert!(!leftovers.is_over(3, true, at(121)), "a new copy has its own time");
     }
 
     #[test]
@@ -98,8 +98,8 @@ mod tests {
             database.shard(partition).write(batch).expect("writes");
         }
         let _held = leases.take(1).expect("free");
-        let mut orphans = Orphans { kept_for: Duration::ZERO, ..Orphans::default() };
-        orphans.sweep(&database, &leases, 3).expect("a healthy disk");
+        let mut leftovers = Leftovers { kept_for: Duration::ZERO, ..Leftovers::default() };
+        leftovers.sweep(&database, &leases, 3).expect("a healthy disk");
         assert_eq!([0, 1, 2].map(position), [None, Some(9), None]);
         assert!(leases.take(0).is_some(), "no lease is kept");
     }
