@@ -1,7 +1,10 @@
 //! What the command promises to scripts: exit codes, and standard output that a program can read.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
 
 fn ebbtide(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ebbtide"));
@@ -61,4 +64,96 @@ fn the_same_seed_generates_the_same_bytes_and_they_replay_whatever_their_compres
         output.stdout
     });
     assert!(replays[0].len() > 10_000 && replays[0] == replays[1] && replays[1] == replays[2]);
+}
+
+/// The published estimates (Fader, Hardie and Lee 2005), and an implementation that shares nothing with Ebbtide's.
+#[test]
+fn calibrate_finds_the_published_estimates_and_agrees_with_an_independent_fit() {
+    let sample = sample().display().to_string();
+    let output =
+        ebbtide(&["calibrate", &sample, "--until", "1997-09-30", "--unit", "week", "--json", "calibrated.json"]);
+    let chart = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(chart.contains("█") && chart.contains("[policy.survival]"), "{chart}");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calibrated.json");
+    let report: Value = serde_json::from_slice(&std::fs::read(path).expect("it was written")).expect("JSON");
+    let independent = python(&["bg_nbd.py", "fit", &sample, "1997-09-30", "7"], &[]);
+    let fitted = &report["model"]["parameters"];
+    for (name, published) in [("r", 0.243), ("alpha", 4.414), ("a", 0.793), ("b", 2.426)] {
+        let (found, theirs) = (number(&fitted[name]), number(&independent[name]));
+        assert!((found - published).abs() < 6e-4, "{name}: {found} and not {published}");
+        assert!((found / theirs - 1.0).abs() < 1e-3, "{name}: {found} and, independently, {theirs}");
+    }
+    let (ours, theirs) = (number(&report["model"]["log_likelihood"]), number(&independent["log_likelihood"]));
+    assert!((ours - theirs).abs() < 1e-4 && independent["users"] == 2357, "{ours}, independently {theirs}");
+}
+
+/// Every transition's `p_alive` under the fitted parameters, customer by customer.
+#[test]
+fn p_alive_of_every_transition_agrees_with_an_independent_implementation() {
+    let sample = sample().display().to_string();
+    let parameters = ["0.2426", "30.8945", "0.7928", "2.4256"];
+    let [r, alpha, a, b] = parameters;
+    let text = format!("[policy.survival]\nr = {r}\nalpha = {alpha}\na = {a}\nb = {b}\nthreshold = 0.3\n");
+    let policy = scratch("survival.toml", &text);
+    let output = ebbtide(&["replay", &sample, "--until", "1998-07-01", "--policy", &policy]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = python(&["bg_nbd.py", "alive", &sample, r, alpha, a, b], &output.stdout);
+    let worst = number(&found["worst"]);
+    assert!(number(&found["compared"]) > 15_000.0 && found["users"] == 2357, "{found}");
+    assert!(worst < 1e-9, "P(alive) differs by {worst}");
+}
+
+#[test]
+fn policies_are_compared_day_by_day() {
+    let sample = sample().display().to_string();
+    let (strict, lax) =
+        (scratch("strict.toml", "lapsed_after = \"20d\"\n"), scratch("lax.toml", "forget_after = \"400d\"\n"));
+    let compare = |format: &str| {
+        let output =
+            ebbtide(&["replay", &sample, "-u", "1998-07-01", "-p", &strict, "-p", &lax, "--format", format, "-q"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let days: Value = serde_json::from_str(&compare("json")).expect("JSON");
+    let days = days.as_array().expect("a list");
+    assert_eq!((days.len(), &days[0]["day"], &days[546]["day"]), (547, &json!("1997-01-01"), &json!("1998-07-01")));
+    // Counted from the transitions of a run of its own, up to the end of a day in the middle.
+    let output = ebbtide(&["replay", &sample, "-u", "1998-07-01", "-p", &strict, "-f", "tsv"]);
+    let mut lapsed = 0_i64;
+    for line in String::from_utf8(output.stdout).expect("text").lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        if cells[6] < "1997-06-16" {
+            lapsed += i64::from(cells[3] == "lapsed") - i64::from(cells[2] == "lapsed");
+        }
+    }
+    let middle = days.iter().find(|day| day["day"] == "1997-06-15").expect("the day");
+    assert_eq!(middle["cohorts"][0]["lapsed"], lapsed);
+    assert_ne!(middle["cohorts"][0], middle["cohorts"][1]);
+    assert_eq!(compare("csv").lines().count(), 1 + 2 * 547);
+    let table = compare("table");
+    assert!(
+        table.lines().count() == 2 + 547 && table.contains("strict.toml") && table.contains("1997-06-15"),
+        "{table}"
+    );
+    let refused = ebbtide(&["replay", &sample, "-p", &strict, "-p", &lax, "-f", "tsv"]);
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+/// Runs a script of `tests/independent` and reads the JSON that it prints.
+fn python(args: &[&str], input: &[u8]) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/independent");
+    let mut command = Command::new("python3");
+    command.args(args).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("python3 is needed by the tests: make setup");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input).expect("the script reads all");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{args:?}");
+    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }

@@ -4,11 +4,14 @@
 //! (trying again does not help). What a program may read goes to standard output; everything for people to standard
 //! error.
 
+pub mod calibrate;
 pub mod check;
+pub mod compare;
 pub mod generate;
 pub mod logging;
 pub mod replay;
 pub mod run;
+pub mod source;
 pub mod table;
 
 use std::ffi::OsString;
@@ -44,6 +47,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Run the same rules over a file of events, without Kafka
     Replay(replay::ReplayArgs),
+    /// Choose thresholds from a history of events: who returns after how long a silence, and BG/NBD's parameters
+    Calibrate(calibrate::CalibrateArgs),
     /// Write the events of a believable, seeded population
     Generate(generate::GenerateArgs),
 }
@@ -96,6 +101,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Generate(args) => generate::run(&args),
     };
     match result {

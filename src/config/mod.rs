@@ -9,6 +9,7 @@
 pub mod check;
 pub mod file;
 pub mod problem;
+mod reports;
 pub mod secret;
 pub mod units;
 
@@ -21,6 +22,7 @@ pub use secret::{Properties, Secret};
 
 use crate::event::EventRules;
 use crate::lifecycle::Policy;
+use crate::retention::Report;
 use crate::shard::watermark::TimeRules;
 
 /// Everything that can be configured, checked.
@@ -41,6 +43,10 @@ pub struct Config {
     pub events: EventRules,
     /// From when on silence has a meaning (SPEC section 2).
     pub policy: Policy,
+    /// The retention reports (SPEC-WINBACK section 11); `events.reports` holds their lists.
+    pub retention: Vec<Report>,
+    /// Whether signals are kept (SPEC-WINBACK section 12).
+    pub signals: bool,
     /// How time passes (SPEC section 4).
     pub time: TimeRules,
     /// Where state is kept, and how much memory it may take.
@@ -154,6 +160,8 @@ impl Config {
             topics: TopicsConfig::default(),
             events: EventRules::default(),
             policy: Policy::default(),
+            retention: Vec::new(),
+            signals: false,
             time: TimeRules::default(),
             state: StateConfig::default(),
             http: HttpConfig::default(),

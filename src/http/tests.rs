@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::clock::Clock;
-use crate::event::{Decoder, Event, EventRules, Roles};
+use crate::event::{Decoder, Event, EventRules, ReportRoles, Roles};
 use crate::http::users::{DeletionError, Deletions};
 use crate::http::{Api, Parts, router};
 use crate::kafka::feed::TransitionFeed;
@@ -126,6 +126,7 @@ impl Instance {
             time: EventTime::from_millis(NOW.as_millis() - idle_days * DAY_MS),
             id: None,
             roles: Roles { activity: true, activation: true, core: true, win_back: false },
+            reports: ReportRoles::default(),
             campaign: None,
             tracked: vec![(0, "\"pro\"".into())],
         };
