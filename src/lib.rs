@@ -10,6 +10,7 @@ pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod metrics;
+pub mod person;
 pub mod replay;
 pub mod retention;
 pub mod rules;

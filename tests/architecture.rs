@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the rules and the shard: no I/O, no clock, no threads.
-const INNER: [&str; 12] = [
+const INNER: [&str; 13] = [
     "time.rs",
     "rules.rs",
+    "person.rs",
     "event",
     "lifecycle",
     "timer",

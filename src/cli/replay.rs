@@ -110,6 +110,10 @@ impl ReplayArgs {
         Plan {
             events: config.events.clone(),
             policy: config.policy.clone(),
+            segments: config.segments.clone(),
+            win_back: config.win_back.clone(),
+            retention: config.retention.clone(),
+            signals: config.signals,
             time: config.time.clone(),
             until,
             partitions: self.partitions,

@@ -66,6 +66,10 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
         decoder,
         time: config.time.clone(),
         track: config.events.track.clone(),
+        segments: config.segments.clone(),
+        win_back: config.win_back.clone(),
+        retention: config.retention.clone(),
+        signals: config.signals,
         origin: Origin { group: config.kafka.group_id.clone(), topic: config.topics.events.clone() },
     }))
 }

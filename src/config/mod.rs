@@ -23,7 +23,9 @@ pub use secret::{Properties, Secret};
 use crate::event::EventRules;
 use crate::lifecycle::Policy;
 use crate::retention::Report;
+use crate::segment::Draft;
 use crate::shard::watermark::TimeRules;
+use crate::win_back::WinBackRules;
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +49,10 @@ pub struct Config {
     pub retention: Vec<Report>,
     /// Whether signals are kept (SPEC-WINBACK section 12).
     pub signals: bool,
+    /// The live audiences (SPEC-WINBACK section 9). They compile.
+    pub segments: Vec<Draft>,
+    /// How returns are measured (SPEC-WINBACK section 10).
+    pub win_back: WinBackRules,
     /// How time passes (SPEC section 4).
     pub time: TimeRules,
     /// Where state is kept, and how much memory it may take.
@@ -93,6 +99,10 @@ pub struct TopicsConfig {
     pub transitions: String,
     /// Each user's current state, compacted.
     pub states: String,
+    /// Entries into segments and exits.
+    pub segments: String,
+    /// What campaigns brought.
+    pub outcomes: String,
     /// Records that are no events.
     pub dead_letters: String,
     /// The changelog, compacted: the truth that the local disk caches.
@@ -162,6 +172,8 @@ impl Config {
             policy: Policy::default(),
             retention: Vec::new(),
             signals: false,
+            segments: Vec::new(),
+            win_back: WinBackRules::default(),
             time: TimeRules::default(),
             state: StateConfig::default(),
             http: HttpConfig::default(),
@@ -176,6 +188,8 @@ impl Default for TopicsConfig {
             events: "events".to_owned(),
             transitions: "ebbtide.transitions".to_owned(),
             states: "ebbtide.states".to_owned(),
+            segments: "ebbtide.segments".to_owned(),
+            outcomes: "ebbtide.outcomes".to_owned(),
             dead_letters: "ebbtide.dead-letters".to_owned(),
             changelog: "ebbtide.changelog".to_owned(),
             create: true,

@@ -26,7 +26,7 @@ use std::fmt::Write as _;
 
 use chrono::Datelike as _;
 
-use crate::event::EventList;
+use crate::event::{EventList, ReportRoles};
 use crate::time::{DAY_MS, Day, EventTime, Span};
 
 pub use matrix::{Matrix, Row};
@@ -75,6 +75,20 @@ pub struct Mark {
     pub settled: bool,
 }
 
+/// What is remembered of one user, report by report: each under the number that its shard gave the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(Vec<(u32, Mark)>);
+
+/// The reports as one shard numbers them, in the order of the configuration. A report that is defined anew gets a new
+/// number, so what is remembered under the old one is known to be of another definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbered<'r> {
+    /// The definitions.
+    pub reports: &'r [Report],
+    /// Their numbers.
+    pub numbers: &'r [u32],
+}
+
 /// Where one user counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
@@ -83,6 +97,9 @@ pub struct Tally {
     /// Bit k: retained in period k.
     pub periods: u64,
 }
+
+/// Cohorts before 1990 are counted as that of its first day: so there is a bound on how many cohorts there can be.
+const FIRST_COHORT: EventTime = EventTime::from_millis(7_305 * DAY_MS);
 
 impl Period {
     /// Every period, in the order of declaration.
@@ -188,7 +205,7 @@ impl Mark {
     /// Where the user counts; `None` without a start.
     #[must_use]
     pub fn tally(&self, report: &Report) -> Option<Tally> {
-        Some(Tally { cohort: report.period.cohort(self.start?), periods: self.periods })
+        Some(Tally { cohort: report.period.cohort(self.start?.max(FIRST_COHORT)), periods: self.periods })
     }
 
     /// Whether there is nothing to remember.
@@ -238,6 +255,54 @@ impl Mark {
         let oldest = newest - reach;
         let keep_from = self.start.map_or(oldest, |start| start.min(oldest));
         self.returns.retain(|back| *back >= keep_from);
+    }
+}
+
+impl Marks {
+    /// From what was persisted.
+    #[must_use]
+    pub const fn from_parts(marks: Vec<(u32, Mark)>) -> Self {
+        Self(marks)
+    }
+
+    /// What to persist.
+    #[must_use]
+    pub fn parts(&self) -> &[(u32, Mark)] {
+        &self.0
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Counts an activity at `at`, and forgets what is of a definition that is no more.
+    pub fn record(&mut self, all: Numbered<'_>, roles: ReportRoles, at: EventTime) {
+        if roles == ReportRoles::default() {
+            return;
+        }
+        self.0.retain(|(number, _)| all.numbers.contains(number));
+        for (index, (report, number)) in all.reports.iter().zip(all.numbers).enumerate() {
+            let has = |bits: u16| bits & (1 << index) != 0;
+            if !has(roles.starts | roles.returns) {
+                continue;
+            }
+            let place = self.0.iter().position(|(known, _)| known == number).unwrap_or_else(|| {
+                self.0.push((*number, Mark::default()));
+                self.0.len() - 1
+            });
+            self.0[place].1.record(report, at, has(roles.starts), has(roles.returns));
+        }
+    }
+
+    /// Where the user counts: by the report's place in the configuration.
+    pub fn tallies(&self, all: Numbered<'_>) -> impl Iterator<Item = (usize, Tally)> {
+        let reports = all.reports.iter().zip(all.numbers).enumerate();
+        reports.filter_map(|(index, (report, number))| {
+            let (_, mark) = self.0.iter().find(|(known, _)| known == number)?;
+            Some((index, mark.tally(report)?))
+        })
     }
 }
 

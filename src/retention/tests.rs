@@ -109,7 +109,7 @@ proptest! {
         let report = report(period, count);
         // Quarters of a period, a millisecond more or less: most bounds are met exactly, and most just missed.
         let (unit, reach) = (period.len().as_millis() / 4, report.reach().as_millis());
-        let (mut mark, mut events, mut clock) = (Mark::default(), Vec::new(), 0_i64);
+        let (mut mark, mut events, mut clock) = (Mark::default(), Vec::new(), at("2026-01-01T00:00:00Z").as_millis());
         for (ahead, edge, is_start, is_return) in steps {
             let time = clock / unit * unit + ahead * unit + edge;
             let time = time.max(clock - reach + 1);

@@ -202,6 +202,8 @@ impl SegmentSink for Log {
     fn failed(&mut self, _: Members) {
         self.failures += 1;
     }
+
+    fn settled(&mut self, _: &str, _: &User, _: &Standing) {}
 }
 
 /// The three of the SPEC that move by state, by time and by both.
