@@ -8,11 +8,12 @@ use std::io::{BufRead, Read as _};
 use std::sync::Arc;
 
 use crate::event::{Decoded, Decoder, EventRules, Record, RejectReason};
-use crate::lifecycle::Policy;
-use crate::retention::Report;
+use crate::lifecycle::{Policy, State};
+use crate::retention::{self, Matrix, Report};
 use crate::rules::{Origin, Rules};
 use crate::segment::Draft;
 use crate::shard::{Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
+use crate::signals::{self, Group, Signals};
 use crate::store::memory::MemoryStore;
 use crate::time::{EventTime, Span, WallTime};
 use crate::win_back::WinBackRules;
@@ -25,6 +26,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const TIMER_BUDGET: usize = 10_000;
 /// Rejected records that are told in full.
 const EXAMPLES_MAX: usize = 3;
+/// Values of a dimension that are told in a summary.
+const SIGNAL_VALUES_MAX: usize = 1_000;
 /// Most partitions of a replay.
 pub const PARTITIONS_MAX: u16 = 4096;
 
@@ -60,6 +63,10 @@ pub struct Summary {
     pub counts: Counts,
     /// How many users are in which state at the end.
     pub cohorts: Cohorts,
+    /// The retention reports, in the order of the plan.
+    pub retention: Vec<Matrix>,
+    /// What those in each state, and in each segment, showed at the end; empty without signals.
+    pub signals: Vec<Signals>,
     /// The first few rejected lines: number from 1, and why.
     pub rejected: Vec<(i64, String)>,
 }
@@ -89,6 +96,18 @@ pub fn replay(
     input: impl BufRead,
     plan: Plan,
     mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<Summary, ReplayError> {
+    replay_all(input, plan, |topic, json| if topic == Topic::Transitions { write(json) } else { Ok(()) })
+}
+
+/// As [`replay`], with the records of all topics but the dead letters; a current state that is gone has no record.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_all(
+    input: impl BufRead,
+    plan: Plan,
+    mut write: impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<Summary, ReplayError> {
     let Plan { mut events, policy, segments, win_back, retention, signals, time, until, partitions } = plan;
     // "Now" is `until`, and nothing of the future may get in.
@@ -134,6 +153,28 @@ pub fn replay(
         advance(shard, end, true, &mut effects, &mut summary, &mut write)?;
         commit(shard)?;
         summary.cohorts.merge(shard.cohorts());
+    }
+    // Everything up to `until` was seen, whatever a shard without late users says.
+    for (index, report) in rules.retention.iter().enumerate() {
+        let mut cohorts = retention::Cohorts::default();
+        for shard in &shards {
+            cohorts.add(shard.retention(index));
+        }
+        summary.retention.push(Matrix::new(report, until, cohorts));
+    }
+    if rules.signals {
+        let states = State::ALL.into_iter().map(Group::State);
+        let segments = rules.segments.iter().map(|segment| Group::Segment(segment.name.as_str().into()));
+        let counts = |group: &Group| {
+            let mut counts = signals::Counts::default();
+            for shard in &shards {
+                counts.merge(&shard.aggregates().signals(group));
+            }
+            counts
+        };
+        let active = counts(&Group::State(State::Active));
+        let all = states.chain(segments).map(|group| Signals::new(&group, &counts(&group), &active, SIGNAL_VALUES_MAX));
+        summary.signals.extend(all);
     }
     Ok(summary)
 }
@@ -184,7 +225,7 @@ fn advance(
     caught_up: bool,
     effects: &mut Effects,
     summary: &mut Summary,
-    write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    write: &mut impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<(), ReplayError> {
     loop {
         let progress = shard.advance(now, caught_up, TIMER_BUDGET, effects)?;
@@ -206,12 +247,15 @@ fn commit(shard: &mut Shard<MemoryStore>) -> Result<(), ReplayError> {
 fn drain(
     effects: &mut Effects,
     summary: &mut Summary,
-    write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    write: &mut impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<(), ReplayError> {
     for output in &effects.outputs {
         match output.topic {
-            Topic::Transitions => write(output.value.as_deref().unwrap_or_default()).map_err(ReplayError::Write)?,
-            Topic::States | Topic::Segments | Topic::Outcomes => {}
+            topic @ (Topic::Transitions | Topic::States | Topic::Segments | Topic::Outcomes) => {
+                if let Some(json) = output.value.as_deref() {
+                    write(topic, json).map_err(ReplayError::Write)?;
+                }
+            }
             Topic::DeadLetters => {
                 if summary.rejected.len() < EXAMPLES_MAX {
                     summary.rejected.push(rejection(output));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::compare::{Comparison, Layout};
 use super::source::{is_standard, open};
@@ -15,7 +15,10 @@ use super::{WrongArgument, parse_time};
 use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::Config;
 use crate::config::check::Purpose;
-use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay};
+use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay, replay_all};
+use crate::retention::Matrix;
+use crate::shard::Topic;
+use crate::signals::Signals;
 use crate::time::EventTime;
 
 const WRITE_BUFFER: usize = 1 << 18;
@@ -39,6 +42,12 @@ pub struct ReplayArgs {
     /// How to write: transitions as jsonl (default), tsv or none; compared policies as table (default), csv or json
     #[arg(short, long, value_enum)]
     format: Option<Format>,
+    /// Write the entries into segments and exits from them to this file too, as in the topic
+    #[arg(long, value_name = "FILE")]
+    segments: Option<PathBuf>,
+    /// Write the retention reports and signals at the end to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    reports: Option<PathBuf>,
     /// Spread the users over so many shards; makes no difference to any user's transitions
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: u16,
@@ -151,12 +160,23 @@ fn transitions(args: &ReplayArgs, config: &Config, format: Format, until: EventT
     if format == Format::Tsv {
         write_header(&mut output)?;
     }
-    let summary = replay(input, args.plan(config, until), |json| match format {
-        Format::Jsonl => output.write_all(json).and_then(|()| output.write_all(b"\n")),
-        Format::Tsv => write_tsv(json, &mut output),
-        Format::None | Format::Table | Format::Csv | Format::Json => Ok(()),
+    let mut segments = args.segments.as_deref().map(create).transpose()?;
+    let summary = replay_all(input, args.plan(config, until), |topic, json| match (topic, format) {
+        (Topic::Transitions, Format::Jsonl) => write_line(&mut output, json),
+        (Topic::Transitions, Format::Tsv) => write_tsv(json, &mut output),
+        (Topic::Segments, _) => segments.as_mut().map_or(Ok(()), |out| write_line(out, json)),
+        _ => Ok(()),
     })?;
     output.flush().context("cannot write transitions")?;
+    if let Some(mut segments) = segments {
+        segments.flush().context("cannot write the entries and exits")?;
+    }
+    if let Some(path) = &args.reports {
+        let mut out = create(path)?;
+        let reports = Reports { until: until.to_string(), retention: &summary.retention, signals: &summary.signals };
+        serde_json::to_writer_pretty(&mut out, &reports)?;
+        writeln!(out).and_then(|()| out.flush()).context("cannot write the reports")?;
+    }
     if !args.quiet {
         report(&summary, until, began.elapsed())?;
     }
@@ -176,6 +196,18 @@ fn compare(args: &ReplayArgs, configs: &[Config], layout: Layout, until: EventTi
     comparison.write(layout, until, &mut output).context("cannot write the comparison")?;
     output.flush().context("cannot write the comparison")?;
     Ok(())
+}
+
+/// What `--reports` writes.
+#[derive(Serialize)]
+struct Reports<'a> {
+    until: String,
+    retention: &'a [Matrix],
+    signals: &'a [Signals],
+}
+
+fn write_line(out: &mut impl Write, json: &[u8]) -> io::Result<()> {
+    out.write_all(json).and_then(|()| out.write_all(b"\n"))
 }
 
 fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io::Result<()> {
@@ -202,7 +234,11 @@ fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io:
         grouped(summary.transitions()),
         took.as_secs_f64()
     )?;
-    write!(err, "{}", table::cohorts(&summary.cohorts))
+    write!(err, "{}", table::cohorts(&summary.cohorts))?;
+    for matrix in &summary.retention {
+        write!(err, "\n{}", table::retention(matrix))?;
+    }
+    Ok(())
 }
 
 /// The columns of a transition record that the tab-separated form has.

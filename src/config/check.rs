@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use super::file::{Reader, is_off};
 use super::problem::ConfigError;
 use super::reports;
+use super::segments;
 use super::{Config, HttpConfig, LogConfig, LogFormat, Properties, Secret, StateConfig, TopicsConfig, units};
 use crate::event::{CustomPointers, Decoder, EventList, EventPattern, EventRules, FilterValue, Preset};
 use crate::lifecycle::Policy;
@@ -136,6 +137,8 @@ fn read(reader: &mut Reader, purpose: Purpose) -> Config {
     config.retention = reports::read_retention(reader);
     config.events.reports = reports::lists(&config.retention);
     config.signals = reports::read_signals(reader);
+    config.segments = segments::read_segments(reader, &config.events.track);
+    config.win_back = segments::read_win_back(reader);
     config.time = read_time(reader);
     read_state(reader, &mut config.state);
     read_http(reader, &mut config.http);
@@ -191,6 +194,8 @@ fn read_topics(reader: &mut Reader, topics: &mut TopicsConfig) {
         ("topics.events", &mut topics.events),
         ("topics.transitions", &mut topics.transitions),
         ("topics.states", &mut topics.states),
+        ("topics.segments", &mut topics.segments),
+        ("topics.outcomes", &mut topics.outcomes),
         ("topics.dead_letters", &mut topics.dead_letters),
         ("topics.changelog", &mut topics.changelog),
     ] {

@@ -11,6 +11,7 @@ pub mod file;
 pub mod problem;
 mod reports;
 pub mod secret;
+mod segments;
 pub mod units;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,7 +24,7 @@ pub use secret::{Properties, Secret};
 use crate::event::EventRules;
 use crate::lifecycle::Policy;
 use crate::retention::Report;
-use crate::segment::Draft;
+use crate::segment::{Draft, Segments};
 use crate::shard::watermark::TimeRules;
 use crate::win_back::WinBackRules;
 
@@ -179,6 +180,25 @@ impl Config {
             http: HttpConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// What is allowed, but hardly meant; one line each, with the path of its key.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Ok(segments) = Segments::new(self.segments.clone(), &self.events.track) else { return Vec::new() };
+        let definitions = segments.definitions().iter().enumerate();
+        let mut warnings: Vec<String> = definitions
+            .flat_map(|(index, definition)| {
+                let path = format!("segments[{index}].when ({})", definition.name());
+                definition.warnings().iter().map(move |warning| format!("{path}: {warning}"))
+            })
+            .collect();
+        if self.win_back.holdout.is_some() && self.segments.is_empty() {
+            warnings.push("win_back.holdout: there are no [[segments]] whose deliveries it could mark".to_owned());
+        }
+        warnings
     }
 }
 

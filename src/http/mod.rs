@@ -15,6 +15,7 @@ pub mod history;
 pub mod live;
 pub mod openapi;
 pub mod problem;
+pub mod reports;
 pub mod serve;
 pub mod shards;
 #[cfg(test)]
@@ -177,6 +178,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/cohorts", get(cohorts::now))
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
+        .route("/v1/retention", get(reports::list))
+        .route("/v1/retention/{name}", get(reports::retention))
+        .route("/v1/signals", get(reports::signals))
         .route("/v1/shards", get(shards::list))
         .route("/v1/users/{id}", get(users::show).delete(users::delete))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api.answers), bounded));

@@ -160,7 +160,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     Ok(layout)
 }
 
-fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 4] {
+fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 6] {
     let topics = &config.topics;
     let setting = |name, value: &str| (name, value.to_owned());
     let deletions_kept = DELETIONS_KEPT_MS.to_string();
@@ -184,6 +184,22 @@ fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<
             exact_partitions: false,
             settings: vec![setting("cleanup.policy", "compact"), setting("segment.bytes", "67108864")],
             cleanup: Cleanup::Compact,
+        },
+        Wanted {
+            key: "segments",
+            name: &topics.segments,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
+        },
+        Wanted {
+            key: "outcomes",
+            name: &topics.outcomes,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
         },
         Wanted {
             key: "dead_letters",

@@ -1,5 +1,6 @@
 //! The report as it is read: cohorts, their sizes, and who was retained in which period.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use super::{Report, Tally};
 use crate::time::{Day, EventTime};
 
 /// A retention report at a moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Matrix {
     /// The report's name.
     pub name: String,
@@ -23,7 +24,7 @@ pub struct Matrix {
 }
 
 /// One cohort.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Row {
     /// The first day of its calendar period, `YYYY-MM-DD`.
     pub cohort: String,
@@ -35,15 +36,28 @@ pub struct Row {
     pub complete: u8,
 }
 
+/// Counts by cohort, added up over shards: the size, then the users retained in each period; zeros may be missing at the
+/// end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cohorts(BTreeMap<Day, Vec<u64>>);
+
+impl Cohorts {
+    /// Adds counts.
+    pub fn add(&mut self, cohorts: impl IntoIterator<Item = (Day, Vec<u64>)>) {
+        for (cohort, counts) in cohorts {
+            let mine = self.0.entry(cohort).or_default();
+            mine.resize(mine.len().max(counts.len()), 0);
+            mine.iter_mut().zip(counts).for_each(|(mine, count)| *mine += count);
+        }
+    }
+}
+
 impl Matrix {
-    /// From counts by cohort: the size, then the users retained in each period; places that are zero may be missing at
-    /// the end. `watermark` is the least of all shards', [`EventTime::MIN`] before the first event.
+    /// The report as of `watermark`: the least of all shards', [`EventTime::MIN`] before the first event.
     #[must_use]
-    pub fn new(report: &Report, watermark: EventTime, cohorts: impl IntoIterator<Item = (Day, Vec<u64>)>) -> Self {
-        let mut cohorts: Vec<(Day, Vec<u64>)> =
-            cohorts.into_iter().filter(|(_, counts)| counts.first() > Some(&0)).collect();
-        cohorts.sort_unstable_by_key(|(cohort, _)| *cohort);
-        let rows = cohorts.into_iter().map(|(cohort, counts)| Row {
+    pub fn new(report: &Report, watermark: EventTime, cohorts: Cohorts) -> Self {
+        let cohorts = cohorts.0.into_iter().filter(|(_, counts)| counts.first() > Some(&0));
+        let rows = cohorts.map(|(cohort, counts)| Row {
             cohort: date(cohort),
             size: counts.first().copied().unwrap_or(0),
             retained: (1..=usize::from(report.count) + 1).map(|k| counts.get(k).copied().unwrap_or(0)).collect(),
@@ -60,19 +74,6 @@ impl Matrix {
             watermark: (watermark > EventTime::MIN).then(|| watermark.to_string()),
             cohorts: rows.collect(),
         }
-    }
-
-    /// From users one by one.
-    #[must_use]
-    pub fn of(report: &Report, watermark: EventTime, users: impl IntoIterator<Item = Tally>) -> Self {
-        let mut cohorts = std::collections::BTreeMap::<Day, Vec<u64>>::new();
-        for tally in users {
-            let counts = cohorts.entry(tally.cohort).or_insert_with(|| vec![0; usize::from(report.count) + 2]);
-            for (place, by) in tally.places() {
-                counts[place] += by;
-            }
-        }
-        Self::new(report, watermark, cohorts)
     }
 
     /// As CSV, one row a cohort and period: `cohort,size,period,retained,complete`.

@@ -29,7 +29,7 @@ use chrono::Datelike as _;
 use crate::event::{EventList, ReportRoles};
 use crate::time::{DAY_MS, Day, EventTime, Span};
 
-pub use matrix::{Matrix, Row};
+pub use matrix::{Cohorts, Matrix, Row};
 
 /// Most reports: an event's part in them is a bit each.
 pub const REPORTS_MAX: usize = 16;

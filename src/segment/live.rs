@@ -114,6 +114,10 @@ impl Live<'_> {
         standing: &mut Standing,
         sink: &mut impl SegmentSink,
     ) -> Outcome {
+        // A duplicate says nothing, not even that time has passed.
+        if user.is_duplicate(event) {
+            return Outcome::Duplicate;
+        }
         let known = user.life.as_ref().map(|life| life.last_active.max(life.since));
         if event.roles.activity && known.is_none_or(|known| event.time >= known) {
             // A user who is forgotten on the way begins anew with this event.

@@ -79,6 +79,12 @@ pub struct Arms {
     pub held_out: Arm,
 }
 
+impl From<Ledger> for Aggregates {
+    fn from(ledger: Ledger) -> Self {
+        Self { ledger, kept_from: None }
+    }
+}
+
 impl Aggregates {
     /// As a store has them.
     ///

@@ -6,8 +6,10 @@
 
 use super::aggregates::Aggregates;
 use crate::retention::Tally;
+use crate::shard::ledger::Ledger;
 use crate::signals::report::Counts;
 use crate::signals::{Dimension, Group, VALUE_BYTES_MAX, VALUES_MAX};
+use crate::store::{Store, StoreError};
 use crate::time::Day;
 
 /// `t`, number of the report (4), cohort (4): size, then users retained in period 0, 1, …
@@ -28,6 +30,24 @@ const PROPERTY: u8 = b'p';
 const SEGMENT: u8 = b's';
 
 impl Aggregates {
+    /// The retention reports of a store alone.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_retention(store: &impl Store) -> Result<Self, StoreError> {
+        Ledger::load(store, &[RETENTION]).map(Self::from)
+    }
+
+    /// The signals of a store alone.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_signals(store: &impl Store) -> Result<Self, StoreError> {
+        let mut ledger = Ledger::load(store, &[VALUE])?;
+        ledger.merge(&Ledger::load(store, &[VALUES])?);
+        Ok(Self::from(ledger))
+    }
+
     /// Puts a user into a report, or takes it out (`by` is 1 or -1).
     pub(super) fn retained(&mut self, number: u32, tally: Tally, by: i64) {
         let places = tally.places().map(|(place, _)| (place, by));

@@ -37,7 +37,7 @@ use crate::rules::Rules;
 use crate::segment::roster::TooManyGenerations;
 use crate::segment::{Definition, Segments};
 use crate::store::{Batch, Deadline, Store, StoreError, codec, key};
-use crate::time::{EventTime, Span, WallTime};
+use crate::time::{Day, EventTime, Span, WallTime};
 
 pub use aggregates::Aggregates;
 pub use cohort::Cohorts;
@@ -525,6 +525,11 @@ impl<S: Store> Shard<S> {
     #[must_use]
     pub const fn aggregates(&self) -> &Aggregates {
         &self.aggregates
+    }
+
+    /// The cohorts of the retention report at this place in the rules, as of what was applied.
+    pub fn retention(&self, index: usize) -> impl Iterator<Item = (Day, Vec<u64>)> {
+        self.reports.get(index).into_iter().flat_map(|number| self.aggregates.retention(*number))
     }
 
     /// What waits for a commit.

@@ -11,6 +11,8 @@ mod tests;
 
 use crate::lifecycle::{State, User};
 
+pub use report::{Counts, Signals};
+
 /// So many values of a dimension are told apart in a group of a shard: those that were there first, each counted exactly.
 /// Users with other values are counted together, as `(other)`. A value is either told apart for all its users or for none,
 /// so no count is ever a guess.

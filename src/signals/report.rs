@@ -18,7 +18,7 @@ pub struct Counts {
 }
 
 /// What a group shows, against the active.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Signals {
     /// `state` or `segment`.
     pub kind: &'static str,
@@ -33,7 +33,7 @@ pub struct Signals {
 }
 
 /// One dimension.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct DimensionSignals {
     /// `last_event`, `last_three_events`, `activated`, `core_actions` or `property`.
     pub dimension: &'static str,
@@ -49,7 +49,7 @@ pub struct DimensionSignals {
 }
 
 /// One value.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ValueSignal {
     /// The value: text, or what the tracked property is.
     pub value: serde_json::Value,

@@ -3,6 +3,8 @@
 mod golden;
 mod promises;
 mod recovery;
+mod schemas;
+mod win_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
