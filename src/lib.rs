@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod export;
 pub mod generate;
 pub mod http;
 pub mod kafka;

@@ -1,5 +1,6 @@
 //! What the command promises to scripts: exit codes, and standard output that a program can read.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -138,6 +139,77 @@ fn policies_are_compared_day_by_day() {
     );
     let refused = ebbtide(&["replay", &sample, "-p", &strict, "-p", &lax, "-f", "tsv"]);
     assert_eq!(refused.status.code(), Some(2));
+}
+
+/// Issue 3, "What it must show", 2: the weekly retention matrix, cell by cell, and the recent churned at the first of every
+/// month, user by user.
+#[test]
+fn retention_and_audiences_of_the_sample_equal_an_independent_count() {
+    let sample = sample().display().to_string();
+    let text = "[policy]\nlapsed_after = \"20d\"\nchurned_after = \"30d\"\n\
+                [[segments]]\nname = \"recent_churned\"\nstate = [\"churned\"]\nidle = { from = \"30d\", to = \"60d\" }\n\
+                [[retention]]\nname = \"purchases\"\nperiod = \"week\"\ncount = 13\n[signals]\nenabled = true\n";
+    let config = scratch("audiences.toml", text);
+    let (segments, reports) = ("segments.jsonl", "reports.json");
+    let output = ebbtide(&[
+        "replay",
+        &sample,
+        "--until",
+        "1998-07-01",
+        "--policy",
+        &config,
+        "--format",
+        "none",
+        "--segments",
+        segments,
+        "--reports",
+        reports,
+        "--partitions",
+        "3",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = |name: &str| {
+        std::fs::read_to_string(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).expect("it was written")
+    };
+
+    let reports: Value = serde_json::from_str(&written(reports)).expect("JSON");
+    let independent = python(&["audiences.py", "retention", &sample, "13"], &[]);
+    let cohorts = reports["retention"][0]["cohorts"].as_array().expect("a list");
+    let mut found = serde_json::Map::new();
+    for row in cohorts {
+        let mut cells = vec![row["size"].clone()];
+        cells.extend(row["retained"].as_array().expect("a list").iter().cloned());
+        found.insert(row["cohort"].as_str().expect("a day").to_owned(), cells.into());
+        // The last purchases are of 1998-06-30; everybody's thirteen weeks were over by then.
+        assert_eq!(row["complete"], 14, "{row}");
+    }
+    assert_eq!(Value::Object(found), independent);
+    let users: u64 = cohorts.iter().map(|row| row["size"].as_u64().expect("a count")).sum();
+    assert_eq!(users, 2_357);
+
+    let independent = python(&["audiences.py", "recent", &sample, "1997-01-01", "1998-07-01", "30", "60", "30"], &[]);
+    let moves: Vec<Value> =
+        written(segments).lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    let mut most = 0;
+    for (day, audience) in independent.as_object().expect("by day") {
+        let now = format!("{day}T00:00:00.000Z");
+        let mut members = BTreeSet::new();
+        // The order in the file is not one of time across shards; each user's own order is.
+        for moved in moves.iter().filter(|moved| moved["effective_at"].as_str().expect("a time") <= now.as_str()) {
+            let user = moved["user_id"].as_str().expect("an id");
+            if moved["action"] == "entered" {
+                members.insert(user)
+            } else {
+                members.remove(user)
+            };
+        }
+        let members: Vec<&str> = members.into_iter().collect();
+        assert_eq!(json!(members), *audience, "at {day}");
+        most = most.max(members.len());
+    }
+    assert!(most > 300, "at most {most} users at once");
+    let churned = reports["signals"].as_array().expect("a list").iter().find(|signals| signals["group"] == "churned");
+    assert_eq!(churned.expect("the churned")["dimensions"][0]["dimension"], "last_event");
 }
 
 /// Runs a script of `tests/independent` and reads the JSON that it prints.

@@ -7,6 +7,7 @@
 pub mod calibrate;
 pub mod check;
 pub mod compare;
+pub mod export;
 pub mod generate;
 pub mod logging;
 pub mod replay;
@@ -49,6 +50,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Choose thresholds from a history of events: who returns after how long a silence, and BG/NBD's parameters
     Calibrate(calibrate::CalibrateArgs),
+    /// Write the users of a segment or state to a file, from a running instance
+    Export(export::ExportArgs),
     /// Write the events of a believable, seeded population
     Generate(generate::GenerateArgs),
 }
@@ -102,6 +105,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Generate(args) => generate::run(&args),
     };
     match result {

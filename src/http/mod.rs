@@ -10,6 +10,7 @@
 pub mod auth;
 pub mod cohorts;
 pub mod console;
+pub mod export;
 pub mod health;
 pub mod history;
 pub mod live;
@@ -96,6 +97,7 @@ pub struct Api {
     pub(crate) live: Live,
     pub(crate) stop: CancellationToken,
     pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) export_permits: Arc<Semaphore>,
     feed: TransitionFeed,
     guard: Guard,
     answers: Arc<Semaphore>,
@@ -122,6 +124,7 @@ impl Api {
             live: Live::default(),
             stop,
             stream_permits: Arc::new(Semaphore::new(STREAMS_MAX)),
+            export_permits: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             feed,
             guard: Guard::new(token.as_deref()),
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
@@ -180,6 +183,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/flows", get(cohorts::flows))
         .route("/v1/retention", get(reports::list))
         .route("/v1/retention/{name}", get(reports::retention))
+        .route("/v1/segments/{name}/{file}", get(export::segment))
+        .route("/v1/states/{state}/{file}", get(export::state))
         .route("/v1/signals", get(reports::signals))
         .route("/v1/shards", get(shards::list))
         .route("/v1/users/{id}", get(users::show).delete(users::delete))

@@ -94,6 +94,14 @@ impl Aggregates {
         Ok(Self { ledger: Ledger::load(store, &[])?, kept_from: None })
     }
 
+    /// The sizes of a store's segments alone.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_sizes(store: &impl Store) -> Result<Self, StoreError> {
+        Ledger::load(store, &[SEGMENT]).map(Self::from)
+    }
+
     /// Adds another shard's counts.
     pub fn merge(&mut self, other: &Self) {
         self.ledger.merge(&other.ledger);
