@@ -143,9 +143,11 @@ impl Plain {
         self.count += 1;
     }
 
-    fn gone(&mut self, user: &str) {
-        self.taken.remove(user);
-        self.recent_ids.remove(user);
+    fn gone(&mut self, users: Vec<String>) {
+        for user in users {
+            self.taken.remove(&user);
+            self.recent_ids.remove(&user);
+        }
     }
 }
 
@@ -162,7 +164,7 @@ fn recount(shard: &Shard<MemoryStore>) -> BTreeMap<(String, String, String), u64
         groups.extend(person.standing.members.iter().map(|index| format!("segment {}", names[index])));
         let last: Vec<&str> = life.last_events.iter().rev().take(3).rev().map(|name| &**name).collect();
         let core = match life.core_actions {
-            0 | 1 | 2 => life.core_actions.to_string(),
+            0..=2 => life.core_actions.to_string(),
             few if few < 10 => "3-9".to_owned(),
             _ => "10+".to_owned(),
         };
@@ -254,15 +256,14 @@ fn case(seed: u64) {
         let now = WallTime::from_millis(clock);
         shard.apply(&[record], now, &mut effects).expect("applies");
         // In the order in which it came about: what the user's own time did before the event, and after it.
-        let gone_first = leaves(&effects, &user);
-        let is_gone = shard_last_state(&effects, &user) == Some(None);
-        gone_first.iter().for_each(|user| plain.gone(user));
+        plain.gone(leaves(&effects));
+        let is_gone = ends_gone(&effects, &user);
         if !deletion && effects.counts.records(RecordOutcome::Duplicate) == 0 {
             plain.take(&user, name, at, &id, is_gone);
         }
         effects.clear();
         while shard.advance(now, rng.random_bool(0.3), 50, &mut effects).expect("advances") == Progress::More {}
-        leaves(&effects, "").iter().for_each(|user| plain.gone(user));
+        plain.gone(leaves(&effects));
 
         match rng.random_range(0..10) {
             0 => {
@@ -298,13 +299,15 @@ fn case(seed: u64) {
             let kept: Vec<String> = now_rules.retention.iter().map(Report::frozen).collect();
             plain.since.retain(|frozen, _| kept.contains(frozen));
             let count = plain.count;
-            kept.into_iter().for_each(|frozen| drop(plain.since.entry(frozen).or_insert(count)));
+            for frozen in kept {
+                plain.since.entry(frozen).or_insert(count);
+            }
             shard = Shard::open(0, Arc::clone(&now_rules), store, 1).expect("opens");
             committed = plain.clone();
             effects.clear();
             let now = WallTime::from_millis(clock);
             while shard.advance(now, false, 50, &mut effects).expect("advances") == Progress::More {}
-            leaves(&effects, "").iter().for_each(|user| plain.gone(user));
+            plain.gone(leaves(&effects));
         }
         for (index, report) in now_rules.retention.iter().enumerate() {
             let found: BTreeMap<String, Vec<u64>> = shard
@@ -325,21 +328,21 @@ fn case(seed: u64) {
     assert!(checked > 3, "seed {seed}: signals were checked {checked} times");
 }
 
-/// Users who left for good, in order; a user who comes back later in the same effects has left all the same.
-fn leaves(effects: &Effects, _: &str) -> Vec<String> {
-    let transitions = effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
-    let records = transitions
-        .map(|output| serde_json::from_slice::<Value>(output.value.as_deref().expect("a record")).expect("JSON"));
-    let left = records.filter(|record| record["to"].is_null());
+/// What the transitions among the effects say, in order.
+fn transitions(effects: &Effects) -> impl DoubleEndedIterator<Item = Value> {
+    let outputs = effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
+    outputs.map(|output| serde_json::from_slice(output.value.as_deref().expect("a record")).expect("JSON"))
+}
+
+/// Users who left for good; one who comes back later in the same effects has left all the same.
+fn leaves(effects: &Effects) -> Vec<String> {
+    let left = transitions(effects).filter(|record| record["to"].is_null());
     left.map(|record| record["user_id"].as_str().expect("text").to_owned()).collect()
 }
 
-/// The state that the user's last transition led to; `None` without a transition.
-fn shard_last_state(effects: &Effects, user: &str) -> Option<Option<String>> {
-    let transitions = effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
-    let records = transitions
-        .map(|output| serde_json::from_slice::<Value>(output.value.as_deref().expect("a record")).expect("JSON"));
-    records.filter(|record| record["user_id"] == user).last().map(|record| record["to"].as_str().map(str::to_owned))
+/// Whether the user's last transition, if there is one, was out.
+fn ends_gone(effects: &Effects, user: &str) -> bool {
+    transitions(effects).rfind(|record| record["user_id"] == user).is_some_and(|record| record["to"].is_null())
 }
 
 /// The unit of everything above, said once more by itself.

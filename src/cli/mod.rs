@@ -7,11 +7,15 @@
 pub mod calibrate;
 pub mod check;
 pub mod compare;
+pub mod demo;
 pub mod export;
 pub mod generate;
 pub mod logging;
 pub mod replay;
+pub mod restoring;
 pub mod run;
+pub mod screen;
+mod signals;
 pub mod source;
 pub mod table;
 
@@ -54,6 +58,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Write the events of a believable, seeded population
     Generate(generate::GenerateArgs),
+    /// See it work: a generated population at a fast clock, on a Kafka inside of this process or on your own
+    Demo(demo::DemoArgs),
 }
 
 /// Where the configuration is.
@@ -107,6 +113,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Demo(args) => demo::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

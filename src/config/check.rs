@@ -162,6 +162,7 @@ fn read_kafka(reader: &mut Reader, purpose: Purpose, config: &mut Config) {
     if let Some(group) = reader.text("kafka.group_id") {
         name_into(reader, "kafka.group_id", group, &mut config.kafka.group_id);
     }
+    config.kafka.static_membership = reader.boolean("kafka.static_membership", config.kafka.static_membership);
     for (path, properties) in [
         ("kafka.properties", &mut config.kafka.properties),
         ("kafka.consumer", &mut config.kafka.consumer),

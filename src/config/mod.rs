@@ -71,6 +71,9 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// The consumer group; also the prefix of the transactional ids.
     pub group_id: String,
+    /// Whether a worker keeps its place in the group while it restarts (`group.instance.id`): a rolling restart then moves
+    /// no shard. Without it a worker leaves when it stops, and the others take its shards over at once.
+    pub static_membership: bool,
     /// Properties for every librdkafka client: SASL, TLS and the like.
     pub properties: Properties,
     /// Properties for consumers only.
@@ -110,6 +113,9 @@ pub struct TopicsConfig {
     pub changelog: String,
     /// Whether missing output topics are created.
     pub create: bool,
+    /// Whether the settings of existing topics are looked at. Never in the file: always, except on the demo's embedded
+    /// cluster, which leaves the question without an answer.
+    pub describe: bool,
     /// Replicas of created topics; `None` is the broker's default.
     pub replication_factor: Option<u16>,
 }
@@ -163,6 +169,7 @@ impl Config {
             kafka: KafkaConfig {
                 brokers: brokers.into(),
                 group_id: "ebbtide".to_owned(),
+                static_membership: true,
                 properties: Properties::default(),
                 consumer: Properties::default(),
                 producer: Properties::default(),
@@ -213,6 +220,7 @@ impl Default for TopicsConfig {
             dead_letters: "ebbtide.dead-letters".to_owned(),
             changelog: "ebbtide.changelog".to_owned(),
             create: true,
+            describe: true,
             replication_factor: None,
         }
     }
