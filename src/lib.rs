@@ -20,6 +20,7 @@ pub mod rules;
 pub mod segment;
 pub mod shard;
 pub mod signals;
+pub mod state_folder;
 pub mod store;
 pub mod time;
 pub mod timer;

@@ -13,6 +13,7 @@ pub mod status;
 pub mod takeover;
 pub mod topics;
 mod transaction;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use error::RunError;
 pub use feed::{CommittedTransition, TransitionFeed};
@@ -75,6 +76,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         leases: lease::Leases::default(),
         input_partitions: layout.input_partitions,
     };
+    let mut watch = watch::Watch::new(config, layout.input_partitions)?;
     let result = thread::scope(|scope| {
         let mut workers = Vec::with_capacity(config.workers);
         let mut result = Ok(());
@@ -98,6 +100,11 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
             thread::park_timeout(HOUSEKEEPING);
             if let Err(error) = parts.database.flush_older_than(FLUSH_AFTER, started.elapsed()) {
                 warn!(%error, "flushing");
+            }
+            if let Err(error) = watch.look() {
+                error!(%error, "stopped");
+                result = result.and(Err(error));
+                shutdown.cancel();
             }
         }
         for (number, handle) in workers {

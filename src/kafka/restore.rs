@@ -21,9 +21,10 @@ use tracing::{info, warn};
 use super::client::Listener;
 use super::lease::{Lease, Leases};
 use super::rebalance::GroupConsumer;
-use super::takeover::{self, Replay, Unusable};
+use super::takeover::{self, Replay, TakeoverError, Unusable};
 use super::topics::DELETIONS_KEPT_MS;
 use crate::clock::{Clock, monotonic};
+use crate::config::AcceptOffsets;
 use crate::shard::{ShardError, restore_batch};
 use crate::store::Store;
 use crate::store::rocks::{Database, RocksStore};
@@ -50,6 +51,7 @@ pub(super) struct Restorer {
     database: Arc<Database>,
     leases: Leases,
     clock: Arc<dyn Clock>,
+    accept: Option<AcceptOffsets>,
 }
 
 /// One shard on its way.
@@ -99,6 +101,9 @@ pub(super) enum RestoreError {
     /// The clients are beyond repair: start over with new ones.
     #[error("reading the changelog failed: {0}")]
     Reader(#[from] KafkaError),
+    /// A person has to decide.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// The store failed, or the changelog holds what this build cannot read.
     #[error("shard {0}: {1}")]
     Shard(i32, ShardError),
@@ -118,6 +123,7 @@ impl Restorer {
         (changelog, input): (String, String),
         (database, leases): (Arc<Database>, Leases),
         clock: Arc<dyn Clock>,
+        accept: Option<AcceptOffsets>,
     ) -> KafkaResult<Self> {
         Ok(Self {
             reader: reader.create_with_context(Listener)?,
@@ -127,6 +133,7 @@ impl Restorer {
             database,
             leases,
             clock,
+            accept,
         })
     }
 
@@ -243,6 +250,12 @@ impl Restorer {
     fn begin_reading(&self, restore: &mut Restore) -> Result<(), RestoreError> {
         let partition = restore.partition;
         let (_, local) = restore.store.shard().map_err(RestoreError::shard(partition))?;
+        let group = restore.group.as_ref().map(|(offset, _)| *offset);
+        if let Some(group) = group.filter(|_| self.accept.is_none())
+            && takeover::is_last_copy(local, restore.from, restore.end, Some(group))
+        {
+            return Err(TakeoverError::StateMissing { topic: self.input.clone(), partition, group }.into());
+        }
         let from = match takeover::replay(local, restore.from, restore.whole, restore.end) {
             Replay::Nothing => restore.end,
             Replay::Tail { from } => from,

@@ -90,9 +90,18 @@ impl Database {
         options.set_max_log_file_size(4 << 20);
         let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
-        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| open_error(dir, source))?;
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| store_error(dir, source))?;
         let unflushed = AtomicU64::new(u64::MAX);
         Ok(Arc::new(Self { db, path: dir.to_owned(), cache, buffers, unflushed }))
+    }
+
+    /// Removes the files of a database that nobody has open, and nothing else that lies in the folder. It is a cache: the
+    /// changelog has everything.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn destroy(dir: &Path) -> Result<(), StoreError> {
+        DB::destroy(&Options::default(), dir).map_err(|source| store_error(dir, source))
     }
 
     /// The store of one shard.
@@ -198,7 +207,7 @@ impl Database {
     }
 
     fn error(&self, source: rocksdb::Error) -> StoreError {
-        StoreError::Database { path: self.path.display().to_string(), source }
+        store_error(&self.path, source)
     }
 }
 
@@ -419,9 +428,16 @@ fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
     options
 }
 
-fn open_error(dir: &Path, source: rocksdb::Error) -> StoreError {
-    let path = dir.display().to_string();
-    if source.to_string().contains("lock") {
+/// RocksDB's error, named for what to do about it.
+fn store_error(dir: &Path, source: rocksdb::Error) -> StoreError {
+    let (path, text) = (dir.display().to_string(), source.to_string());
+    // A file that is gone from a database that was there before; a folder that cannot be made is another matter.
+    let file_gone = || text.contains("No such file or directory") && dir.join("CURRENT").exists();
+    if text.contains("No space left") {
+        StoreError::DiskFull { path, source }
+    } else if source.kind() == rocksdb::ErrorKind::Corruption || file_gone() {
+        StoreError::Corrupted { path, source }
+    } else if text.contains("lock") {
         StoreError::Locked { path, source }
     } else {
         StoreError::Database { path, source }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub(crate) struct Instance {
     folder: PathBuf,
     http: String,
     child: Option<Child>,
+    /// Length of the log when it was last started.
+    log_from: usize,
 }
 
 impl Deployment {
@@ -60,8 +62,14 @@ impl Deployment {
         let folder = temporary_folder(&format!("{}-{id}", self.name));
         // Nobody else is given this port in the meantime, most likely; a program that cannot bind says so in its log.
         let http = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let instance =
-            Instance { deployment: self.clone(), id: id.to_owned(), folder, http: http.to_string(), child: None };
+        let instance = Instance {
+            deployment: self.clone(),
+            id: id.to_owned(),
+            folder,
+            http: http.to_string(),
+            child: None,
+            log_from: 0,
+        };
         instance.write_configuration();
         instance
     }
@@ -109,7 +117,41 @@ listen = "{http}"
         self.folder.join("ebbtide.toml")
     }
 
-    fn state_folder(&self) -> PathBuf {
+    pub(crate) fn program() -> &'static Path {
+        Path::new(PROGRAM.expect("cargo builds the program along with the tests"))
+    }
+
+    /// How it ended by itself, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Waits until it has ended by itself, with an error, and gives what it logged since it was started.
+    pub(crate) fn refused(&mut self) -> String {
+        let mut status = None;
+        eventually(&format!("{} to end by itself", self.id), || {
+            status = self.ended();
+            status.is_some()
+        });
+        let log = self.log_since_start();
+        assert!(status.is_some_and(|status| status.code() == Some(1)), "{} ended with {status:?}: {log}", self.id);
+        log
+    }
+
+    /// What it logged since it was last started.
+    pub(crate) fn log_since_start(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_from..).unwrap_or_default()).into_owned()
+    }
+
+    /// Everything it has: configuration, log, state.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn state_folder(&self) -> PathBuf {
         self.folder.join("state")
     }
 
@@ -119,12 +161,25 @@ listen = "{http}"
     }
 
     pub(crate) fn start(&mut self) {
+        self.start_with(&[], &[]);
+    }
+
+    /// The same with more arguments and with variables of the environment.
+    pub(crate) fn start_with(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        self.start_as(Self::program(), arguments, environment);
+    }
+
+    /// The same with another program, which takes the same arguments.
+    pub(crate) fn start_as(&mut self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+        self.log_from = usize::try_from(log.metadata().expect("a length").len()).expect("a small log");
+        let child = Command::new(program)
+            .envs(environment.iter().copied())
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

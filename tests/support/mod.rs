@@ -9,6 +9,7 @@ pub(crate) mod flow;
 pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod model;
+pub(crate) mod operator;
 pub(crate) mod rig;
 pub(crate) mod schema;
 

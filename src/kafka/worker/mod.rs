@@ -130,6 +130,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         (config.topics.changelog.clone(), config.topics.events.clone()),
         (Arc::clone(&shared.parts.database), shared.leases.clone()),
         Arc::clone(&shared.parts.clock),
+        config.kafka.accept_offsets,
     )
     .map_err(client_error)?;
     consumer.subscribe(&[&config.topics.events]).map_err(client_error)?;
