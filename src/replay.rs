@@ -12,7 +12,7 @@ use crate::lifecycle::{Policy, State};
 use crate::retention::{self, Matrix, Report};
 use crate::rules::{Origin, Rules};
 use crate::segment::Draft;
-use crate::shard::{Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
+use crate::shard::{Aggregates, Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
 use crate::signals::{self, Group, Signals};
 use crate::store::memory::MemoryStore;
 use crate::time::{EventTime, Span, WallTime};
@@ -67,6 +67,10 @@ pub struct Summary {
     pub retention: Vec<Matrix>,
     /// What those in each state, and in each segment, showed at the end; empty without signals.
     pub signals: Vec<Signals>,
+    /// How many users are in which segment at the end, in the order of the plan.
+    pub segments: Vec<(String, u64)>,
+    /// What became of those who returned.
+    pub aggregates: Aggregates,
     /// The first few rejected lines: number from 1, and why.
     pub rejected: Vec<(i64, String)>,
 }
@@ -78,7 +82,7 @@ pub enum ReplayError {
     #[error("cannot read events: {0}")]
     Read(#[source] std::io::Error),
     /// The output takes no more.
-    #[error("cannot write transitions: {0}")]
+    #[error("cannot write records: {0}")]
     Write(#[source] std::io::Error),
     /// The event rules contradict each other; the configuration's check would have said so.
     #[error("the event rules do not fit together: {0}")]
@@ -88,23 +92,12 @@ pub enum ReplayError {
     Shard(#[from] ShardError),
 }
 
-/// Replays `input` and hands each transition record (JSON) to `write`, in the order in which they come about.
+/// Replays `input` and hands each record (JSON) of transitions, segments and outcomes to `write`, in the order in which
+/// they come about.
 ///
 /// # Errors
 /// [`ReplayError`]; what was written until then stands.
 pub fn replay(
-    input: impl BufRead,
-    plan: Plan,
-    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
-) -> Result<Summary, ReplayError> {
-    replay_all(input, plan, |topic, json| if topic == Topic::Transitions { write(json) } else { Ok(()) })
-}
-
-/// As [`replay`], with the records of all topics but the dead letters; a current state that is gone has no record.
-///
-/// # Errors
-/// As [`replay`].
-pub fn replay_all(
     input: impl BufRead,
     plan: Plan,
     mut write: impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
@@ -117,6 +110,7 @@ pub fn replay_all(
     let router = (partitions > 1).then(|| decoder(events.clone())).transpose()?;
     let lateness = time.lateness;
     let time = TimeRules { lateness, idle_after: Span::ZERO, silence_guard: None };
+    let names: Vec<String> = segments.iter().map(|draft| draft.name.clone()).collect();
     let decoder = decoder(events)?;
     let rules = Arc::new(Rules {
         policy,
@@ -153,6 +147,7 @@ pub fn replay_all(
         advance(shard, end, true, &mut effects, &mut summary, &mut write)?;
         commit(shard)?;
         summary.cohorts.merge(shard.cohorts());
+        summary.aggregates.merge(shard.aggregates());
     }
     // Everything up to `until` was seen, whatever a shard without late users says.
     for (index, report) in rules.retention.iter().enumerate() {
@@ -176,6 +171,8 @@ pub fn replay_all(
         let all = states.chain(segments).map(|group| Signals::new(&group, &counts(&group), &active, SIGNAL_VALUES_MAX));
         summary.signals.extend(all);
     }
+    let sized = |name: String| (summary.aggregates.size(&name), name);
+    summary.segments = names.into_iter().map(sized).map(|(size, name)| (name, size)).collect();
     Ok(summary)
 }
 
@@ -251,11 +248,10 @@ fn drain(
 ) -> Result<(), ReplayError> {
     for output in &effects.outputs {
         match output.topic {
-            topic @ (Topic::Transitions | Topic::States | Topic::Segments | Topic::Outcomes) => {
-                if let Some(json) = output.value.as_deref() {
-                    write(topic, json).map_err(ReplayError::Write)?;
-                }
+            Topic::Transitions | Topic::Segments | Topic::Outcomes => {
+                write(output.topic, output.value.as_deref().unwrap_or_default()).map_err(ReplayError::Write)?;
             }
+            Topic::States => {}
             Topic::DeadLetters => {
                 if summary.rejected.len() < EXAMPLES_MAX {
                     summary.rejected.push(rejection(output));

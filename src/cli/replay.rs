@@ -15,7 +15,7 @@ use super::{WrongArgument, parse_time};
 use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::Config;
 use crate::config::check::Purpose;
-use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay, replay_all};
+use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay};
 use crate::retention::Matrix;
 use crate::shard::Topic;
 use crate::signals::Signals;
@@ -42,10 +42,13 @@ pub struct ReplayArgs {
     /// How to write: transitions as jsonl (default), tsv or none; compared policies as table (default), csv or json
     #[arg(short, long, value_enum)]
     format: Option<Format>,
-    /// Write the entries into segments and exits from them to this file too, as in the topic
+    /// Where to write entries into segments and exits, one record a line, as in the topic [default: nowhere]
     #[arg(long, value_name = "FILE")]
     segments: Option<PathBuf>,
-    /// Write the retention reports and signals at the end to this file too, as JSON
+    /// Where to write what campaigns brought, one record a line, as in the topic [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    outcomes: Option<PathBuf>,
+    /// Where to write the retention reports and signals as of the end, as JSON [default: nowhere]
     #[arg(long, value_name = "FILE")]
     reports: Option<PathBuf>,
     /// Spread the users over so many shards; makes no difference to any user's transitions
@@ -156,20 +159,22 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 fn transitions(args: &ReplayArgs, config: &Config, format: Format, until: EventTime) -> anyhow::Result<()> {
     let input = open(&args.file, args.quiet, "replaying")?;
     let mut output = create(&args.output)?;
+    let mut segments = args.segments.as_deref().map(create).transpose()?;
+    let mut outcomes = args.outcomes.as_deref().map(create).transpose()?;
     let began = monotonic();
     if format == Format::Tsv {
         write_header(&mut output)?;
     }
-    let mut segments = args.segments.as_deref().map(create).transpose()?;
-    let summary = replay_all(input, args.plan(config, until), |topic, json| match (topic, format) {
-        (Topic::Transitions, Format::Jsonl) => write_line(&mut output, json),
+    let summary = replay(input, args.plan(config, until), |topic, json| match (topic, format) {
+        (Topic::Segments, _) => segments.as_mut().map_or(Ok(()), |out| write_line(json, out)),
+        (Topic::Outcomes, _) => outcomes.as_mut().map_or(Ok(()), |out| write_line(json, out)),
+        (Topic::Transitions, Format::Jsonl) => write_line(json, &mut output),
         (Topic::Transitions, Format::Tsv) => write_tsv(json, &mut output),
-        (Topic::Segments, _) => segments.as_mut().map_or(Ok(()), |out| write_line(out, json)),
-        _ => Ok(()),
+        (Topic::Transitions, Format::None | Format::Table | Format::Csv | Format::Json)
+        | (Topic::States | Topic::DeadLetters, _) => Ok(()),
     })?;
-    output.flush().context("cannot write transitions")?;
-    if let Some(mut segments) = segments {
-        segments.flush().context("cannot write the entries and exits")?;
+    for out in [Some(&mut output), segments.as_mut(), outcomes.as_mut()].into_iter().flatten() {
+        out.flush().context("cannot write records")?;
     }
     if let Some(path) = &args.reports {
         let mut out = create(path)?;
@@ -190,7 +195,10 @@ fn compare(args: &ReplayArgs, configs: &[Config], layout: Layout, until: EventTi
         let name = args.policy.get(index).map_or_else(|| "default".to_owned(), |path| path.display().to_string());
         let input = open(&args.file, args.quiet, "replaying")?;
         let mut days = comparison.begin(name);
-        let summary = replay(input, args.plan(config, until), |json| days.transition(json))?;
+        let summary = replay(input, args.plan(config, until), |topic, json| match topic {
+            Topic::Transitions => days.transition(json),
+            Topic::States | Topic::Segments | Topic::Outcomes | Topic::DeadLetters => Ok(()),
+        })?;
         comparison.end(days, &summary);
     }
     comparison.write(layout, until, &mut output).context("cannot write the comparison")?;
@@ -204,10 +212,6 @@ struct Reports<'a> {
     until: String,
     retention: &'a [Matrix],
     signals: &'a [Signals],
-}
-
-fn write_line(out: &mut impl Write, json: &[u8]) -> io::Result<()> {
-    out.write_all(json).and_then(|()| out.write_all(b"\n"))
 }
 
 fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io::Result<()> {
@@ -235,6 +239,7 @@ fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io:
         took.as_secs_f64()
     )?;
     write!(err, "{}", table::cohorts(&summary.cohorts))?;
+    write!(err, "{}", table::segments(&summary.segments))?;
     for matrix in &summary.retention {
         write!(err, "\n{}", table::retention(matrix))?;
     }
@@ -254,6 +259,10 @@ struct Row<'a> {
     effective_at: &'a str,
     last_active_at: Option<&'a str>,
     total_events: u64,
+}
+
+fn write_line(json: &[u8], out: &mut impl Write) -> io::Result<()> {
+    out.write_all(json).and_then(|()| out.write_all(b"\n"))
 }
 
 fn write_header(out: &mut impl Write) -> io::Result<()> {

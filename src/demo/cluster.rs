@@ -135,7 +135,7 @@ pub async fn clean_up(config: &Config) -> Vec<String> {
     left
 }
 
-fn names(topics: &TopicsConfig) -> [&str; 5] {
-    let TopicsConfig { events, transitions, states, dead_letters, changelog, .. } = topics;
-    [events, transitions, states, dead_letters, changelog]
+fn names(topics: &TopicsConfig) -> [&str; 7] {
+    let TopicsConfig { events, transitions, states, segments, outcomes, dead_letters, changelog, .. } = topics;
+    [events, transitions, states, segments, outcomes, dead_letters, changelog]
 }

@@ -77,6 +77,8 @@ pub fn configuration(speed: Speed, kafka: KafkaConfig, state: &Path) -> Result<C
         events: named("events"),
         transitions: named("transitions"),
         states: named("states"),
+        segments: named("segments"),
+        outcomes: named("outcomes"),
         dead_letters: named("dead-letters"),
         changelog: named("changelog"),
         ..config.topics

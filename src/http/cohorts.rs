@@ -32,11 +32,11 @@ pub struct Cohorts {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShardCount {
     /// Held by this instance.
-    here: usize,
+    pub(super) here: usize,
     /// Of those, restored and consuming.
-    running: usize,
+    pub(super) running: usize,
     /// Partitions of the input topic; null until that is known.
-    of: Option<usize>,
+    pub(super) of: Option<usize>,
 }
 
 /// The size of one cohort.

@@ -4,7 +4,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::http::{cohorts, export, health, live, reports, shards, users};
+use crate::http::{cohorts, export, health, live, reports, shards, users, win_back};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -14,10 +14,11 @@ use crate::http::{cohorts, export, health, live, reports, shards, users};
         cohorts::now, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
         reports::list, reports::retention, reports::signals,
         export::segment, export::state,
-        health::alive, health::ready, health::metrics,
+        win_back::segments, win_back::returns, health::alive, health::ready, health::metrics,
     ),
     tags(
         (name = "cohorts", description = "How many are in which state, and who moved"),
+        (name = "win-back", description = "Segments, returns, and what campaigns added"),
         (name = "users", description = "One user"),
         (name = "exports", description = "Audiences as files"),
         (name = "reports", description = "Retention, and what came before"),

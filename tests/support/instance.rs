@@ -53,6 +53,14 @@ impl Deployment {
         format!("{}.states", self.name)
     }
 
+    pub(crate) fn segments(&self) -> String {
+        format!("{}.segments", self.name)
+    }
+
+    pub(crate) fn outcomes(&self) -> String {
+        format!("{}.outcomes", self.name)
+    }
+
     pub(crate) fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.name)
     }
@@ -93,6 +101,8 @@ group_id = "{name}"
 events = "{name}.events"
 transitions = "{name}.transitions"
 states = "{name}.states"
+segments = "{name}.segments"
+outcomes = "{name}.outcomes"
 dead_letters = "{name}.dead-letters"
 changelog = "{name}.changelog"
 
