@@ -212,6 +212,37 @@ fn retention_and_audiences_of_the_sample_equal_an_independent_count() {
     assert_eq!(churned.expect("the churned")["dimensions"][0]["dimension"], "last_event");
 }
 
+/// The README's story, as printed: every `ebbtide` line of it that needs no running instance.
+#[test]
+fn the_win_back_story_of_the_readme_works_as_printed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("docs")).expect("a folder");
+    for name in ["docs/win-back.toml", "docs/win-back-slow.toml"] {
+        std::fs::copy(root.join(name), dir.path().join(name)).expect("it is there");
+    }
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("it is there");
+    let story =
+        readme.split("## Winning back\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let lines = story.lines().filter_map(|line| line.strip_prefix("    ebbtide "));
+    let lines: Vec<&str> = lines.filter(|line| !line.starts_with("export ")).collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    for line in lines {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ebbtide"));
+        command.args(line.split_whitespace()).current_dir(dir.path()).env_remove("EBBTIDE_CONFIG");
+        let output = command.output().expect("the command starts");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("it was written");
+    assert!(read("segments.jsonl").lines().count() > 100 && read("outcomes.jsonl").contains("we-miss-you"));
+    assert!(read("compared.txt").lines().count() > 200);
+    let reports: Value = serde_json::from_str(&read("reports.json")).expect("JSON");
+    assert_eq!(reports["retention"][0]["name"], "core");
+    let churned =
+        reports["signals"].as_array().expect("a list").iter().find(|one| one["group"] == "high_value_churned");
+    assert!(churned.expect("the segment's signals")["users"].as_u64() > Some(10), "{churned:?}");
+}
+
 /// Runs a script of `tests/independent` and reads the JSON that it prints.
 fn python(args: &[&str], input: &[u8]) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/independent");
