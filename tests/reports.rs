@@ -130,6 +130,15 @@ impl Plain {
         matrix
     }
 
+    /// A definition that is new counts from here on, one that is gone is forgotten.
+    fn define(&mut self, rules: &Rules) {
+        let defined: Vec<String> = rules.retention.iter().map(Report::frozen).collect();
+        self.since.retain(|frozen, _| defined.contains(frozen));
+        for frozen in defined {
+            self.since.entry(frozen).or_insert(self.count);
+        }
+    }
+
     fn take(&mut self, user: &str, name: &str, at: i64, id: &str, gone: bool) {
         let ids = self.recent_ids.entry(user.to_owned()).or_default();
         assert!(!ids.contains(&id.to_owned()), "a duplicate is not taken");
@@ -226,9 +235,7 @@ fn case(seed: u64) {
     let mut now_rules = rules(choice, signals, segments);
     let mut shard = Shard::open(0, Arc::clone(&now_rules), MemoryStore::new(), 1).expect("opens");
     let mut plain = Plain::default();
-    for report in &now_rules.retention {
-        plain.since.insert(report.frozen(), 0);
-    }
+    plain.define(&now_rules);
     let (mut committed, mut changelog, mut effects) = (plain.clone(), Vec::new(), Effects::default());
     let (mut clock, mut committed_clock, mut offset) = (BEGIN_MS, BEGIN_MS, 0_i64);
     let mut checked = 0;
@@ -269,6 +276,7 @@ fn case(seed: u64) {
             0 => {
                 shard.rollback().expect("rolls back");
                 plain = committed.clone();
+                plain.define(&now_rules);
                 clock = committed_clock;
             }
             1..5 => {
@@ -296,14 +304,8 @@ fn case(seed: u64) {
                 (choice, signals, segments) = (rng.random_range(0..4), rng.random_bool(0.6), rng.random_range(0..=3));
             }
             now_rules = rules(choice, signals, segments);
-            let kept: Vec<String> = now_rules.retention.iter().map(Report::frozen).collect();
-            plain.since.retain(|frozen, _| kept.contains(frozen));
-            let count = plain.count;
-            for frozen in kept {
-                plain.since.entry(frozen).or_insert(count);
-            }
+            plain.define(&now_rules);
             shard = Shard::open(0, Arc::clone(&now_rules), store, 1).expect("opens");
-            committed = plain.clone();
             effects.clear();
             let now = WallTime::from_millis(clock);
             while shard.advance(now, false, 50, &mut effects).expect("advances") == Progress::More {}

@@ -117,7 +117,9 @@ def main(mode, path, *rest):
     for line in sys.stdin:
         record = json.loads(line)
         at = millis_of(record["effective_at"])
-        known = [millis for millis in times[record["user_id"]] if millis <= at]
+        # What time did at a moment comes before what the user does at it.
+        last_known = at - 1 if record["kind"] == "worsened" else at
+        known = [millis for millis in times[record["user_id"]] if millis <= last_known]
         first, last = min(known), max(known)
         x = len({millis // DAY for millis in known}) - 1
         expected = p_alive(x, (last - first) / DAY, (at - first) / DAY, *parameters)
