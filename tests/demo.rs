@@ -173,6 +173,9 @@ fn a_cluster_that_is_not_there_is_named() {
         .output()
         .expect("the program runs");
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("127.0.0.1:1") && text.contains("check the address"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("127.0.0.1:1") && text.contains("check `kafka.brokers`"),
+        "{text}"
+    );
     assert!(!Path::new("ebbtide-state").exists());
 }

@@ -227,7 +227,6 @@ fn aggregates_equal_a_recount_at_every_checked_moment() {
     (0..CASES).for_each(case);
 }
 
-#[expect(clippy::too_many_lines, reason = "one life of a shard, from top to bottom")]
 fn case(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut choice, mut signals, mut segments) =

@@ -1,18 +1,21 @@
 //! The HTTP edge: metrics, health, the read API, deletion requests and the console (SPEC section 6; issue 2, "HTTP").
 //!
 //! It reads what the workers have committed (status, database, feed) and never asks a worker anything, so nobody who
-//! looks can slow one down. It changes nothing itself: a deletion becomes a record of the input topic. Every answer is
-//! bounded in size, time and number at once; errors are problem details ([`problem`]).
+//! looks can slow one down. For shards that are elsewhere it asks the group's other instances ([`group`]). It changes
+//! nothing itself: a deletion becomes a record of the input topic. Every answer is bounded in size, time and number at
+//! once; errors are problem details ([`problem`]).
 //!
-//! `/healthz`, `/readyz`, the page itself and its description `/openapi.json` are open; everything else asks for the
-//! token where one is configured.
+//! A server on a loopback address answers only to its own names ([`host`]). `/healthz`, `/readyz`, the page itself and its
+//! description `/openapi.json` are open; everything else asks for the token where one is configured.
 
 pub mod auth;
 pub mod cohorts;
 pub mod console;
 pub mod export;
+pub mod group;
 pub mod health;
 pub mod history;
+pub mod host;
 pub mod live;
 pub mod openapi;
 pub mod problem;
@@ -25,6 +28,7 @@ pub mod users;
 pub mod view;
 pub mod win_back;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,12 +44,14 @@ use tower_http::compression::CompressionLayer;
 
 use crate::clock::Clock;
 use crate::http::auth::Guard;
+use crate::http::group::{Directory, Peers};
 use crate::http::history::History;
+use crate::http::host::Names;
 use crate::http::live::Live;
 use crate::http::problem::Problem;
 use crate::http::users::Deletions;
 use crate::http::view::InstanceView;
-use crate::kafka::feed::TransitionFeed;
+use crate::kafka::feed::{Onlooker, TransitionFeed};
 use crate::kafka::status::Status;
 use crate::metrics::Metrics;
 use crate::rules::Rules;
@@ -79,9 +85,11 @@ pub struct Parts {
     pub rules: Arc<Rules>,
     /// Writes deletion requests.
     pub deletions: Arc<dyn Deletions>,
+    /// Who else is in the group.
+    pub directory: Arc<dyn Directory>,
     /// `http.token`; `None` is open.
     pub token: Option<String>,
-    /// `http.advertised`.
+    /// Where other instances and people reach this one; `None` if nothing is known that they could use.
     pub advertised: Option<String>,
 }
 
@@ -93,24 +101,27 @@ pub struct Api {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) deletions: Arc<dyn Deletions>,
+    pub(crate) peers: Peers,
     pub(crate) advertised: Option<String>,
     pub(crate) history: History,
     pub(crate) live: Live,
     pub(crate) stop: CancellationToken,
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) export_permits: Arc<Semaphore>,
-    feed: TransitionFeed,
+    feed: Onlooker,
     guard: Guard,
+    names: Names,
     answers: Arc<Semaphore>,
     /// A scrape clears and sets the gauges: two at once would show each other's gaps.
     scraping: Mutex<()>,
 }
 
 impl Api {
-    /// `stop` ends open streams and [`Api::observe`].
+    /// `listen` is the address that the server is bound to; `stop` ends open streams and [`Api::observe`].
     #[must_use]
-    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
-        let Parts { metrics, status, database, feed, clock, rules, deletions, token, advertised } = parts;
+    pub fn new(parts: Parts, listen: SocketAddr, stop: CancellationToken) -> Arc<Self> {
+        let Parts { metrics, status, database, feed, clock, rules, deletions, directory, token, advertised } = parts;
+        let names = Names::of(listen, advertised.as_deref());
         let first_step = Span::from_millis(i64::try_from(SAMPLE_EVERY.as_millis()).unwrap_or(i64::MAX));
         let history = History::new(clock.now(), first_step, metrics.flows());
         Arc::new(Self {
@@ -120,14 +131,16 @@ impl Api {
             clock,
             rules,
             deletions,
+            peers: Peers::new(directory),
             advertised,
             history,
             live: Live::default(),
             stop,
             stream_permits: Arc::new(Semaphore::new(STREAMS_MAX)),
             export_permits: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
-            feed,
+            feed: feed.watch(),
             guard: Guard::new(token.as_deref()),
+            names,
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             scraping: Mutex::new(()),
         })
@@ -135,7 +148,7 @@ impl Api {
 
     /// Follows the feed and samples the timelines until `stop`; to run beside the router.
     pub async fn observe(self: Arc<Self>) {
-        let follow = self.live.follow(self.feed.clone(), self.stop.clone());
+        let follow = self.live.follow(&self.feed, self.stop.clone());
         let sample = async {
             let mut pace = tokio::time::interval(SAMPLE_EVERY);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -188,6 +201,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let answers = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/cohorts", get(cohorts::now))
+        .route("/v1/cohorts/shards", get(cohorts::shards))
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
         .route("/v1/retention", get(reports::list))
@@ -213,6 +227,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(async |uri: Uri| Problem::no_route(uri.path()))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(small))
+        .layer(middleware::from_fn_with_state(api.names.clone(), host::require))
         .layer(CompressionLayer::new());
     console::guarded(all).with_state(api)
 }

@@ -9,11 +9,10 @@ use crate::http::{cohorts, export, health, live, reports, shards, users, win_bac
 /// The whole description.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Ebbtide", description = "Lifecycle states of users, live. Every answer is about this instance's shards."),
+    info(title = "Ebbtide", description = "Lifecycle states of users, live. `/v1/cohorts` and `/v1/users` answer for the whole group from any instance; everything else is about the instance that is asked."),
     paths(
-        cohorts::now, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
-        reports::list, reports::retention, reports::signals,
-        export::segment, export::state,
+        cohorts::now, cohorts::shards, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
+        reports::list, reports::retention, reports::signals, export::segment, export::state,
         win_back::segments, win_back::returns, health::alive, health::ready, health::metrics,
     ),
     tags(

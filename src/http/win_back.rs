@@ -246,7 +246,7 @@ impl Counted {
     }
 
     fn shards(&self) -> ShardCount {
-        ShardCount { here: self.here, running: self.running, of: self.of }
+        ShardCount { here: self.here, running: self.running, counted: self.running, of: self.of }
     }
 
     fn group(&self, group: &Returns) -> ReturnGroup {

@@ -38,6 +38,7 @@ fn event(at: EventTime, tracked: &[(u16, &'static str)]) -> Event<'static> {
         reports: ReportRoles::default(),
         campaign: None,
         tracked: tracked.iter().map(|(index, text)| (*index, Cow::Borrowed(*text))).collect(),
+        refused: 0,
     }
 }
 

@@ -1,6 +1,5 @@
 //! The real program, run as an operator would run it, and hurt as machines hurt it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -34,6 +33,26 @@ pub(crate) struct Instance {
     child: Option<Child>,
     /// Length of the log when it was last started.
     log_from: usize,
+}
+
+/// A population that sends its events.
+pub(crate) struct Generator {
+    child: Child,
+}
+
+impl Generator {
+    /// Waits until all of them are sent.
+    pub(crate) fn finish(mut self) {
+        let status = self.child.wait().expect("a child");
+        assert!(status.success(), "generate ended with {status}");
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 impl Deployment {
@@ -86,40 +105,8 @@ impl Deployment {
 impl Instance {
     fn write_configuration(&self) {
         let Deployment { name, brokers, settings } = &self.deployment;
-        let mut text = String::new();
-        let state = self.state_folder();
-        write!(
-            text,
-            r#"instance_id = "{id}"
-workers = 2
-
-[kafka]
-brokers = "{brokers}"
-group_id = "{name}"
-
-[topics]
-events = "{name}.events"
-transitions = "{name}.transitions"
-states = "{name}.states"
-segments = "{name}.segments"
-outcomes = "{name}.outcomes"
-dead_letters = "{name}.dead-letters"
-changelog = "{name}.changelog"
-
-[state]
-dir = "{state}"
-memory = "64MiB"
-
-[http]
-listen = "{http}"
-
-{settings}
-"#,
-            id = self.id,
-            state = state.display(),
-            http = self.http,
-        )
-        .expect("text");
+        let tables = tables(name, brokers, &self.state_folder(), "64MiB", &self.http);
+        let text = format!("instance_id = \"{}\"\nworkers = 2\n{tables}\n{settings}\n", self.id);
         fs::write(self.configuration(), text).expect("a configuration file");
     }
 
@@ -198,6 +185,39 @@ listen = "{http}"
         self.child = Some(child);
     }
 
+    /// Where the console is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+
+    /// `host:port` of the HTTP server.
+    pub(crate) fn address(&self) -> &str {
+        &self.http
+    }
+
+    /// `ebbtide generate --to-topic` into its events topic, beside it.
+    pub(crate) fn generate(&self, arguments: &[&str]) -> Generator {
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .args(["generate", "--to-topic", "--config"])
+            .arg(self.configuration())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        Generator { child }
+    }
+
+    /// Processor time that it has taken so far, of all its threads. Linux.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux tells");
+        // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths.
+        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(10 * ticks)
+    }
+
     /// SIGKILL, at whatever instant this is. Fails the test if the program ended by itself before.
     pub(crate) fn kill(&mut self) {
         self.assert_alive();
@@ -267,7 +287,12 @@ listen = "{http}"
 
     /// Status and body, without waiting; `None` when nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(&self.http, path)
+        self.ask("GET", path)
+    }
+
+    /// The same with any method.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        ask(&self.http, method, path)
     }
 
     /// The sum of a metric over its labels; `None` when it is not there (yet).
@@ -284,11 +309,43 @@ listen = "{http}"
     }
 }
 
+/// The tables of a configuration that depend on where things are; all topics and the group bear `name`.
+pub(crate) fn tables(name: &str, brokers: &str, state: &Path, memory: &str, http: &str) -> String {
+    format!(
+        r#"
+[kafka]
+brokers = "{brokers}"
+group_id = "{name}"
+
+[topics]
+events = "{name}.events"
+transitions = "{name}.transitions"
+states = "{name}.states"
+segments = "{name}.segments"
+outcomes = "{name}.outcomes"
+dead_letters = "{name}.dead-letters"
+changelog = "{name}.changelog"
+
+[state]
+dir = "{}"
+memory = "{memory}"
+
+[http]
+listen = "{http}"
+"#,
+        state.display()
+    )
+}
+
 /// Status and body of a page; `None` when nobody answers at `address`.
 pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, "GET", path)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

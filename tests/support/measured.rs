@@ -250,13 +250,17 @@ impl Facts {
         let in_time = at - comeback.at <= measuring.rules.window.as_millis();
         let Some(campaign) = campaign.filter(|_| in_time && comeback.campaign.is_none()) else { return };
         let name = campaign.clone().unwrap_or_else(|| "unknown".to_owned());
-        self.outcomes.push(json!({
+        let mut record = json!({
             "user_id": id,
             "campaign": name,
             "effective_at": EventTime::from_millis(at).to_string(),
             "returned_at": EventTime::from_millis(comeback.at).to_string(),
             "away_from": comeback.away_from.as_str(),
-        }));
+        });
+        if measuring.rules.holds_out(id) {
+            record["holdout"] = json!(true);
+        }
+        self.outcomes.push(record);
         comeback.campaign = Some(name);
     }
 

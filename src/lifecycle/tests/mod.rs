@@ -29,6 +29,7 @@ fn activity(at: EventTime) -> Event<'static> {
         reports: ReportRoles::default(),
         campaign: None,
         tracked: Vec::new(),
+        refused: 0,
     }
 }
 
