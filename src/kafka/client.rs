@@ -6,7 +6,7 @@
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Properties};
@@ -57,6 +57,7 @@ pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
 pub fn reader(config: &Config) -> ClientConfig {
     let mut client = layered(config, CONSUMER_DEFAULTS, &config.kafka.consumer);
     client
+        .set("client.id", format!("ebbtide-{}", config.instance_id))
         .set("group.id", &config.kafka.group_id)
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
@@ -72,7 +73,7 @@ pub fn reader(config: &Config) -> ClientConfig {
 #[must_use]
 pub fn looker(config: &Config) -> ClientConfig {
     let mut client = layered(config, &[], &config.kafka.consumer);
-    client.set("isolation.level", "read_uncommitted");
+    client.set("client.id", format!("ebbtide-{}", config.instance_id)).set("isolation.level", "read_uncommitted");
     client
 }
 
@@ -83,7 +84,10 @@ pub fn transactional_producer(config: &Config, worker: usize) -> ClientConfig {
     client
         .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
         .set("transactional.id", transactional_id(config, worker))
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+        // Whether a connection was lost is told in the log alone, and exactly-once rests on hearing it.
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
     client
 }
 
@@ -153,7 +157,11 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Passes an error on that concerns a whole client, such as a broker that does not answer. librdkafka goes on trying.
+/// The end of a partition is an error to librdkafka alone; who reads handles it, hundreds of times a second.
 pub(super) fn report(error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+        return;
+    }
     warn!(target: "librdkafka", %error, "{reason}");
 }
 
