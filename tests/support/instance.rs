@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub(crate) struct Deployment {
     /// Prefix of all topics, and the group.
     pub(crate) name: String,
     pub(crate) brokers: String,
+    pub(crate) commit_interval: Duration,
     /// More of the configuration file: whole tables.
     pub(crate) settings: String,
 }
@@ -36,7 +37,12 @@ pub(crate) struct Instance {
 
 impl Deployment {
     pub(crate) fn new(broker: &Broker, name: &str, settings: &str) -> Self {
-        Self { name: name.to_owned(), brokers: broker.address().to_owned(), settings: settings.to_owned() }
+        Self {
+            name: name.to_owned(),
+            brokers: broker.address().to_owned(),
+            commit_interval: Duration::from_millis(100),
+            settings: settings.to_owned(),
+        }
     }
 
     pub(crate) fn events(&self) -> String {
@@ -69,13 +75,14 @@ impl Deployment {
 
 impl Instance {
     fn write_configuration(&self) {
-        let Deployment { name, brokers, settings } = &self.deployment;
+        let Deployment { name, brokers, commit_interval, settings } = &self.deployment;
         let mut text = String::new();
         let state = self.state_folder();
         write!(
             text,
             r#"instance_id = "{id}"
 workers = 2
+commit_interval = "{commit}ms"
 
 [kafka]
 brokers = "{brokers}"
@@ -98,6 +105,7 @@ listen = "{http}"
 {settings}
 "#,
             id = self.id,
+            commit = commit_interval.as_millis(),
             state = state.display(),
             http = self.http,
         )
@@ -119,9 +127,15 @@ listen = "{http}"
     }
 
     pub(crate) fn start(&mut self) {
+        self.start_as(Path::new(PROGRAM.expect("cargo builds the program along with the tests")), &[]);
+    }
+
+    /// The same with another program, which takes the same arguments, and with variables of the environment.
+    pub(crate) fn start_as(&mut self, program: &Path, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+        let child = Command::new(program)
+            .envs(environment.iter().copied())
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
@@ -155,6 +169,32 @@ listen = "{http}"
         self.signal("TERM");
         let status = self.wait(SHUTDOWN_MAX);
         assert!(status.success(), "{} stopped with {status}; {}", self.id, self.tail());
+    }
+
+    /// SIGTERM while anything may be broken around it: it may end as it stands, but it has to end.
+    pub(crate) fn leave(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(SHUTDOWN_MAX)
+    }
+
+    /// How it ended by itself, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child")?;
+        self.child = None;
+        Some(status)
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Everything it has: configuration, log, state.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A signal by name.
