@@ -16,7 +16,7 @@ use crate::config::{AcceptOffsets, Config};
 use crate::event::Decoder;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
-use crate::kafka::{self, Parts, Status, TransitionFeed};
+use crate::kafka::{self, Parts, Status, TransitionFeed, step};
 use crate::metrics::Metrics;
 use crate::rules::{Origin, Rules};
 use crate::store::rocks::Database;
@@ -49,9 +49,17 @@ fn accept(text: &str) -> Result<AcceptOffsets, String> {
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut config = args.config.load(Purpose::Run)?;
     config.kafka.accept_offsets = args.accept_offsets;
+    run_watched(config, step::unwatched)
+}
+
+/// The same with a configuration that is there, and somebody who is told each step of the workers: for tests.
+///
+/// # Errors
+/// As above.
+pub fn run_watched(config: Config, watcher: step::Watcher) -> anyhow::Result<()> {
     logging::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, watcher))
 }
 
 /// The rules that a configuration means.
@@ -70,7 +78,7 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
     }))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, watcher: step::Watcher) -> anyhow::Result<()> {
     let rules = rules(&config)?;
     let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock);
     let database = Database::open(&config.state.dir, config.state.memory)?;
@@ -95,7 +103,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let http = tokio::spawn(http::serve::serve(listener, http_parts, shutdown.clone()));
     let signals = tokio::spawn(watch_signals(shutdown.clone()));
-    let parts = Parts { metrics, status, database, feed, clock };
+    let parts = Parts { metrics, status, database, feed, clock, watcher };
     let stop = shutdown.clone();
     let workers = tokio::task::spawn_blocking(move || {
         let _stopped = stop.clone().drop_guard();

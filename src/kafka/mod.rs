@@ -10,6 +10,7 @@ pub mod partitioner;
 mod rebalance;
 mod restore;
 pub mod status;
+pub mod step;
 pub mod takeover;
 pub mod topics;
 mod transaction;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub feed: TransitionFeed,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
+    /// Is told each step of each worker; [`step::unwatched`] everywhere but in tests.
+    pub watcher: step::Watcher,
 }
 
 /// Runs the workers until `shutdown`, and returns when all of them have left the group. Blocks: it belongs on a thread

@@ -19,6 +19,7 @@ use crate::clock::monotonic;
 use crate::kafka::rebalance::Change;
 use crate::kafka::restore::{RestoreError, Restored, stable_offset};
 use crate::kafka::status::ShardStatus;
+use crate::kafka::step::Step;
 use crate::kafka::takeover::{self, Facts, Note};
 use crate::metrics::AbortCause;
 use crate::shard::{Effects, Shard, ShardError};
@@ -37,6 +38,7 @@ impl Session<'_> {
                 Change::Revoked(partitions) => {
                     // What was applied is committed first: the next owner begins where we end.
                     self.commit(Scope::All)?;
+                    self.reached(Step::Released);
                     self.give_up(&partitions)?;
                 }
                 Change::Lost(partitions) => {
@@ -110,6 +112,8 @@ impl Session<'_> {
             RestoreError::Reader(error) => Halt::Rejoin(format!("reading the changelog: {error}")),
             RestoreError::Shard(partition, source) => Halt::Stop(RunError::Shard { partition, source }),
         })?;
+        let partly = |slot: &Slot| matches!(slot, Slot::Restoring(restore) if !restore.is_complete() && restore.progress().0 > 0);
+        self.reached_if(self.slots.values().any(partly), Step::PartlyRestored);
         let complete: BTreeSet<i32> = self
             .slots
             .iter()
@@ -133,6 +137,7 @@ impl Session<'_> {
         };
         let Some(Slot::Restoring(restore)) = self.slots.remove(&partition) else { return Ok(()) };
         let Restored { lease, store, group, read } = restore.finish();
+        self.reached_if(read > 0, Step::Restored);
         let shared = self.shared;
         let mut shard = Shard::open(partition, Arc::clone(&shared.rules), store, shared.input_partitions)
             .map_err(Halt::shard(partition))?;

@@ -26,6 +26,7 @@ use super::lease::{Lease, Leases};
 use super::rebalance::{GroupConsumer, Membership};
 use super::restore::{Restore, Restorer};
 use super::status::Phase;
+use super::step::Step;
 use super::transaction::Transactions;
 use super::{Parts, client};
 use crate::clock::monotonic;
@@ -235,7 +236,10 @@ impl Session<'_> {
     fn run(&mut self) -> Result<(), Halt> {
         while !self.shutdown.is_cancelled() {
             let gathered = self.gather(self.patience())?;
+            let read = gathered.has_records();
+            self.reached_if(read, Step::Polled);
             self.apply(gathered)?;
+            self.reached_if(read, Step::Applied);
             self.serve_changes()?;
             self.restore()?;
             self.position()?;
@@ -248,6 +252,17 @@ impl Session<'_> {
             }
         }
         self.commit(Scope::All)
+    }
+
+    /// Tells whoever watches.
+    fn reached(&self, step: Step) {
+        (self.shared.parts.watcher)(step);
+    }
+
+    fn reached_if(&self, condition: bool, step: Step) {
+        if condition {
+            self.reached(step);
+        }
     }
 
     /// How long to wait for records.

@@ -29,6 +29,12 @@ pub(super) struct Gathered<'c> {
     ended: Vec<i32>,
 }
 
+impl Gathered<'_> {
+    pub(super) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+}
+
 impl<'s> Session<'s> {
     /// Waits up to `patience` for a first record, then takes what is there. Ends early when the group changes.
     pub(super) fn gather(&self, patience: Duration) -> Result<Gathered<'s>, Halt> {
