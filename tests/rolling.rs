@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use support::instance::{Deployment, Instance};
-use support::kafka::{Broker, Message, PATIENCE, Reader, Sender, eventually};
+use support::kafka::{Broker, Message, Reader, Sender, eventually};
 use support::scene::StopOnDrop;
 
 const PARTITIONS: i32 = 12;
@@ -23,6 +23,8 @@ const PER_SECOND: u64 = 600;
 const TICK: Duration = Duration::from_millis(10);
 /// A phase in which nothing happens, to compare with.
 const CALM: Duration = Duration::from_secs(8);
+/// How long the last transitions are waited for.
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// How long a shard may stand still: the aim is 2 s on a machine that does nothing else.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
@@ -88,7 +90,15 @@ impl Traffic {
                     return;
                 }
                 let since = *ended.get_or_insert(now);
-                assert!(since.elapsed() < PATIENCE, "some events have no transition");
+                if since.elapsed() > WAIT_MAX {
+                    let lost: Vec<usize> = events
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, (_, read))| read.is_none())
+                        .map(|(number, _)| number)
+                        .collect();
+                    panic!("{} events have no transition: {:?} …", lost.len(), &lost[..lost.len().min(50)]);
+                }
             }
         }
     }

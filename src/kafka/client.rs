@@ -46,10 +46,16 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
 pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = reader(config);
     client
-        .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
+        .set("client.id", member_name(config, worker))
         .set("group.instance.id", format!("{}-{worker}", config.instance_id))
         .set("partition.assignment.strategy", "cooperative-sticky");
     client
+}
+
+/// What a worker's consumer is called in the group's description.
+#[must_use]
+pub fn member_name(config: &Config, worker: usize) -> String {
+    format!("ebbtide-{}-{worker}", config.instance_id)
 }
 
 /// A reader that is assigned by hand: committed records only, as for the changelog.
@@ -82,7 +88,7 @@ pub fn looker(config: &Config) -> ClientConfig {
 pub fn transactional_producer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = producer(config);
     client
-        .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
+        .set("client.id", member_name(config, worker))
         .set("transactional.id", transactional_id(config, worker))
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
         // Whether a connection was lost is told in the log alone, and exactly-once rests on hearing it.

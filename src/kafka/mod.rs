@@ -6,6 +6,7 @@ pub mod deletions;
 pub mod error;
 pub mod feed;
 mod lease;
+mod orphans;
 pub mod partitioner;
 mod rebalance;
 mod restore;
@@ -69,11 +70,13 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         warn!("{warning}");
     }
     parts.status.set_input_partitions(layout.input_partitions);
+    let looker = client::looker(config).create_with_context(client::Listener).map_err(RunError::Client)?;
     let shared = worker::Shared {
         config: config.clone(),
         rules,
         parts: parts.clone(),
         leases: lease::Leases::default(),
+        nudges: orphans::Nudges::new(config.workers),
         input_partitions: layout.input_partitions,
     };
     let result = thread::scope(|scope| {
@@ -93,6 +96,14 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
                     result = Err(RunError::Thread(error));
                 }
             }
+        }
+        let (shared, looker) = (&shared, &looker);
+        let watching = thread::Builder::new().name("group-watch".to_owned()).spawn_scoped(scope, move || {
+            orphans::watch(config, looker, shared.input_partitions, &shared.nudges, shutdown);
+        });
+        if let Err(error) = watching {
+            shutdown.cancel();
+            result = Err(RunError::Thread(error));
         }
         let started = monotonic();
         while !shutdown.is_cancelled() {

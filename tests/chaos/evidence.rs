@@ -73,7 +73,8 @@ pub(crate) fn keep(
         }
     }
     let changelog = format!("{}.changelog", deployment.name);
-    for topic in [&deployment.events(), &deployment.transitions(), &deployment.states(), &changelog] {
+    let topics = [deployment.events(), deployment.transitions(), deployment.states(), changelog];
+    for topic in topics.iter().filter(|topic| cluster.broker.partitions(topic).is_some()) {
         // A broker that is not there any more must not hide the failure itself.
         let dumped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             dump(&folder.join(format!("{topic}.jsonl")), &cluster.broker.read_all(topic))
