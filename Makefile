@@ -33,6 +33,10 @@ setup: ## Install missing system packages (with apt, as root) and check the tool
 build: setup ## Build the program
 	$(CARGO) build $(PROFILE) --locked
 
+.PHONY: demo
+demo: build ## See it work, without a broker (ARGS="--brokers localhost:9092" for your own)
+	@$(EBBTIDE) demo $(ARGS)
+
 .PHONY: test
 test: build ## All tests, the real broker's included (ARGS="--test exactly_once" for one)
 	@tools/kafka/kafka fetch

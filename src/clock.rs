@@ -9,6 +9,12 @@ use crate::time::WallTime;
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Now.
     fn now(&self) -> WallTime;
+
+    /// Now as brokers and producers stamp it on records: the machine's time, however fast [`Clock::now`] runs. For how
+    /// long a record was under way, and how old it is.
+    fn broker_time(&self) -> WallTime {
+        SystemClock.now()
+    }
 }
 
 /// The machine's clock.

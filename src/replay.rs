@@ -10,9 +10,11 @@ use std::sync::Arc;
 use crate::event::{Decoded, Decoder, EventRules, Record, RejectReason};
 use crate::lifecycle::Policy;
 use crate::rules::{Origin, Rules};
+use crate::segment::Draft;
 use crate::shard::{Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
 use crate::store::memory::MemoryStore;
 use crate::time::{EventTime, Span, WallTime};
+use crate::win_back::WinBackRules;
 
 /// Records applied in one call of a shard.
 const BATCH_RECORDS: usize = 4096;
@@ -32,6 +34,10 @@ pub struct Plan {
     pub events: EventRules,
     /// The thresholds.
     pub policy: Policy,
+    /// The segments.
+    pub segments: Vec<Draft>,
+    /// How returns are measured.
+    pub win_back: WinBackRules,
     /// How far events may be out of order; only `lateness` counts here.
     pub time: TimeRules,
     /// The moment up to which time passes. Later events are left out.
@@ -79,7 +85,7 @@ pub fn replay(
     plan: Plan,
     mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<Summary, ReplayError> {
-    let Plan { mut events, policy, time, until, partitions } = plan;
+    let Plan { mut events, policy, segments, win_back, time, until, partitions } = plan;
     // "Now" is `until`, and nothing of the future may get in.
     events.max_future = Span::ZERO;
     let line_max = events.max_size + 1;
@@ -87,7 +93,8 @@ pub fn replay(
     let router = (partitions > 1).then(|| decoder(events.clone())).transpose()?;
     let lateness = time.lateness;
     let time = TimeRules { lateness, idle_after: Span::ZERO, silence_guard: None };
-    let rules = Arc::new(Rules { policy, decoder: decoder(events)?, time, track, origin: Origin::default() });
+    let decoder = decoder(events)?;
+    let rules = Arc::new(Rules { policy, decoder, time, track, segments, win_back, origin: Origin::default() });
     let now = WallTime::from_millis(until.as_millis());
 
     let count = partitions.clamp(1, PARTITIONS_MAX);
@@ -189,7 +196,7 @@ fn drain(
     for output in &effects.outputs {
         match output.topic {
             Topic::Transitions => write(output.value.as_deref().unwrap_or_default()).map_err(ReplayError::Write)?,
-            Topic::States => {}
+            Topic::States | Topic::Segments | Topic::Outcomes => {}
             Topic::DeadLetters => {
                 if summary.rejected.len() < EXAMPLES_MAX {
                     summary.rejected.push(rejection(output));

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use crate::event::Decoder;
 use crate::lifecycle::Policy;
+use crate::segment::Draft;
 use crate::shard::watermark::TimeRules;
+use crate::win_back::WinBackRules;
 
 /// Everything that a shard needs to know beside its state.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub struct Rules {
     pub time: TimeRules,
     /// Names of the tracked properties; a user's properties are indexes into it.
     pub track: Vec<String>,
+    /// The segments; checked, but compiled by each shard for its own places of properties.
+    pub segments: Vec<Draft>,
+    /// How returns are measured.
+    pub win_back: WinBackRules,
     /// What the output says about where it came from.
     pub origin: Origin,
 }

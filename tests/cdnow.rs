@@ -19,7 +19,15 @@ fn data(name: &str) -> impl std::io::Read {
 
 fn replayed(partitions: u16) -> (Summary, Vec<Value>) {
     let config = Config::with_brokers("");
-    let plan = Plan { events: config.events, policy: config.policy, time: config.time, until: UNTIL, partitions };
+    let plan = Plan {
+        events: config.events,
+        policy: config.policy,
+        segments: config.segments,
+        win_back: config.win_back,
+        time: config.time,
+        until: UNTIL,
+        partitions,
+    };
     let mut records = Vec::new();
     let summary = replay(BufReader::new(data("cdnow-sample.jsonl.gz")), plan, |json| {
         records.push(serde_json::from_slice(json).expect("a transition is JSON"));

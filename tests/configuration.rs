@@ -36,6 +36,10 @@ fn the_examples_in_the_example_are_valid_too() {
     let all: String = EXAMPLE.lines().map(strip).collect();
     let config = parse(&all).expect("the examples are valid");
     assert!(config.events.activation.is_some() && config.policy.survival.is_some() && config.http.token.is_some());
+    let names: Vec<&str> = config.segments.iter().map(|segment| &*segment.name).collect();
+    let shipped = ["high_value_churned", "never_activated_churned", "recent_churned", "declining_high_value"];
+    assert_eq!(names, shipped);
+    assert_eq!(config.warnings(), Vec::<String>::new());
 }
 
 #[test]
@@ -76,6 +80,65 @@ fn all_problems_come_at_once_with_their_paths() {
     ] {
         let hit = found.iter().any(|line| line.starts_with(&format!("{path}: ")) && line.contains(says));
         assert!(hit, "{path}: {says}\n{}", found.join("\n"));
+    }
+}
+
+#[test]
+fn a_segment_is_checked_as_strictly_as_everything_else() {
+    let found = problems(
+        r#"
+        kafka.brokers = "a:1"
+        [win_back]
+        holdout = 1.5
+        windw = "1d"
+        [[segments]]
+        name = "no name"
+        state = ["churned", "gone"]
+        core_actions = { min = -1, most = 3 }
+        idle = { from = "30", to = "2d" }
+        [[segments]]
+        name = "twice"
+        when = "plan =="
+        activated = "yes"
+        [[segments]]
+        name = "twice"
+        [[segments]]
+        name = "twice"
+        idle = { from = "3d", to = "2d" }
+        [[segments]]
+        whn = "true"
+        "#,
+    );
+    for (path, says) in [
+        ("win_back.holdout", "0.0 to 1.0"),
+        ("win_back.windw", "did you mean `win_back.window`?"),
+        ("segments[0].name", "is no name"),
+        ("segments[0].state[1]", "none of active, at_risk, lapsed, churned"),
+        ("segments[0].core_actions.min", "must be 0 to"),
+        ("segments[0].core_actions.most", "no such key"),
+        ("segments[0].idle.from", "no unit"),
+        ("segments[1].when", "no CEL expression"),
+        ("segments[1].activated", "true or false"),
+        ("segments[3].idle", "not later than `from`"),
+        ("segments[4].name", "is needed"),
+        ("segments[4].whn", "did you mean `when`?"),
+    ] {
+        let hit = found.iter().any(|line| line.starts_with(&format!("{path}: ")) && line.contains(says));
+        assert!(hit, "{path}: {says}\n{}", found.join("\n"));
+    }
+    let repeated = problems("kafka.brokers = \"a:1\"\nsegments = [{ name = \"s\" }, { name = \"s\" }]");
+    assert!(repeated.iter().any(|line| line.starts_with("segments[1].name: ")), "{repeated:?}");
+}
+
+#[test]
+fn segments_come_from_the_environment_and_warn_of_conditions_on_time() {
+    let segments = r#"[{ name = "s", when = "idle_days > 3 && p_alive < 0.5 && properties.plan == 'pro'" }]"#;
+    let env = [("EBBTIDE_SEGMENTS", segments), ("EBBTIDE_WIN_BACK__HOLDOUT", "0.1"), ("EBBTIDE_WIN_BACK__SALT", "x")];
+    let config = with_env("kafka.brokers = \"a:1\"", &env).expect("valid");
+    assert_eq!((config.segments.len(), config.win_back.holdout.is_some()), (1, true));
+    let warnings = config.warnings().join("\n");
+    for part in ["segments[0].when (s): ", "`idle_days`", "`p_alive`", "properties.plan"] {
+        assert!(warnings.contains(part), "{part}: {warnings}");
     }
 }
 

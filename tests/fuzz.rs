@@ -241,16 +241,18 @@ fn whatever_bytes_are_on_disk_are_a_user_or_damaged() {
     fuzz("users", corpus("users"), &["\u{1}", "\0\0\0\0", "\u{7f}", "plan", "\u{1f980}"], |input| {
         let decoded = codec::decode_user(input);
         if let Ok(user) = &decoded {
-            assert_eq!(codec::armed(input).expect("the whole was read"), user.armed);
+            assert_eq!(codec::armed(input).expect("the whole was read"), user.user.armed);
             let mut bytes = Vec::new();
             codec::encode_user(user, &mut bytes);
             assert_eq!(codec::decode_user(&bytes).as_ref().expect("what is written reads"), user);
         }
-        let sizes = decoded.as_ref().map_or((0, 0, 0), |user| {
+        let sizes = decoded.as_ref().map_or((0, 0, 0, 0), |person| {
+            let user = &person.user;
             (
                 user.recent_ids.len(),
                 user.properties.len(),
                 user.life.as_ref().map_or(0, |life| life.last_events.len() + 1),
+                person.trail.entries.len() + usize::from(person.trail.comeback.is_some()),
             )
         });
         // The keys are read from the same places.

@@ -263,7 +263,15 @@ pub(crate) fn replay(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
     file.flush()?;
     drop((file, population));
     let config = ebbtide::config::Config::with_brokers("");
-    let plan = Plan { events: config.events, policy: config.policy, time: config.time, until, partitions: 1 };
+    let plan = Plan {
+        events: config.events,
+        policy: config.policy,
+        segments: config.segments,
+        win_back: config.win_back,
+        time: config.time,
+        until,
+        partitions: 1,
+    };
     let bytes = fs::metadata(&path)?.len();
     let meter = Meter::start()?;
     let mut written = 0_u64;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use ebbtide::event::{Decoder, EventRules};
 use ebbtide::generate;
-use ebbtide::lifecycle::{Policy, User};
+use ebbtide::lifecycle::Policy;
+use ebbtide::person::Person;
 use ebbtide::rules::{Origin, Rules};
 use ebbtide::shard::{Cohorts, Effects, Progress, Shard, ShardRecord, TimeRules, Watermark};
 use ebbtide::store::memory::MemoryStore;
 use ebbtide::store::{Batch as Written, Deadline, Store, codec};
 use ebbtide::time::{Day, EventTime, Span, WallTime};
+use ebbtide::win_back::WinBackRules;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -36,7 +38,7 @@ pub(crate) struct Population {
 
 /// The people of one partition, and how often each is there.
 struct Part {
-    people: Vec<User>,
+    people: Vec<Person>,
     cohorts: Cohorts,
     watermark: EventTime,
     copies: u64,
@@ -46,7 +48,15 @@ struct Part {
 pub(crate) fn rules() -> anyhow::Result<Arc<Rules>> {
     let decoder = Decoder::new(EventRules::default()).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let time = TimeRules { idle_after: Span::ZERO, ..TimeRules::default() };
-    Ok(Arc::new(Rules { policy: Policy::default(), decoder, time, track: Vec::new(), origin: Origin::default() }))
+    Ok(Arc::new(Rules {
+        policy: Policy::default(),
+        decoder,
+        time,
+        track: Vec::new(),
+        segments: Vec::new(),
+        win_back: WinBackRules::default(),
+        origin: Origin::default(),
+    }))
 }
 
 /// A user's id.
@@ -132,26 +142,27 @@ impl Population {
     ) -> anyhow::Result<Option<EventTime>> {
         let people = &mut self.parts[usize::try_from(partition)?].people;
         let index = usize::try_from(number % people.len() as u64)?;
-        let user = &mut people[index];
+        let person = &mut people[index];
+        let user = &mut person.user;
         for id in &mut user.recent_ids {
             // 40 bits, never 0.
             *id = self.rng.random::<u64>() >> 24 | 1;
         }
         // Later by a little on the same day: the armed deadline stays at or before the real one.
         let Some(life) = &mut user.life else {
-            codec::encode_user(user, out);
-            return Ok(user.armed);
+            codec::encode_user(person, out);
+            return Ok(person.user.armed);
         };
         let last_active = life.last_active;
         let later = last_active + Span::from_millis(self.rng.random_range(0..1_000));
         if later.day() == last_active.day() {
             life.last_active = later;
         }
-        codec::encode_user(user, out);
-        if let Some(life) = &mut user.life {
+        codec::encode_user(person, out);
+        if let Some(life) = &mut person.user.life {
             life.last_active = last_active;
         }
-        Ok(user.armed)
+        Ok(person.user.armed)
     }
 
     /// The shard record that belongs to these users: nothing was ever read, in this partition, before offset `position`.

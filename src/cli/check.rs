@@ -32,6 +32,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let config = args.config.load(Purpose::Run)?;
     let mut out = io::stdout().lock();
     writeln!(out, "configuration: good")?;
+    for warning in config.warnings() {
+        writeln!(out, "warning: {warning}")?;
+    }
     if args.offline {
         return Ok(());
     }
@@ -83,6 +86,8 @@ fn cluster(config: &Config) -> anyhow::Result<Findings> {
         ("topics.changelog", &topics.changelog, true),
         ("topics.transitions", &topics.transitions, false),
         ("topics.states", &topics.states, false),
+        ("topics.segments", &topics.segments, false),
+        ("topics.outcomes", &topics.outcomes, false),
         ("topics.dead_letters", &topics.dead_letters, false),
     ] {
         match partitions(name) {

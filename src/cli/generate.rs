@@ -8,21 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use rdkafka::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 
 use super::table::grouped;
 use super::{ConfigArgs, parse_time};
 use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::check::Purpose;
-use crate::generate::{GeneratedEvent, Population, Settings};
+use crate::generate::topic::{Stamp, TopicWriter};
+use crate::generate::{Population, Settings};
 use crate::time::EventTime;
 
-/// How long the last records may take to reach the brokers.
-const FLUSH_WITHIN: Duration = Duration::from_secs(30);
-/// Pause while the producer's queue is full.
-const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 const WRITE_BUFFER: usize = 1 << 18;
 
 /// Arguments of `ebbtide generate`.
@@ -125,7 +119,7 @@ fn to_topic(args: &GenerateArgs, population: &Population, bar: &ProgressBar) -> 
     if let Some(brokers) = &args.brokers {
         config.kafka.brokers.clone_from(brokers);
     }
-    let mut topic = TopicWriter::connect(&config)?;
+    let mut topic = TopicWriter::connect(&config, Stamp::Event)?;
     let mut pace = args.rate.map(Pace::new);
     let mut count = 0;
     for day in 0..args.days {
@@ -140,62 +134,6 @@ fn to_topic(args: &GenerateArgs, population: &Population, bar: &ProgressBar) -> 
     }
     topic.finish()?;
     Ok(count)
-}
-
-/// Writes events to a topic the way the JVM's clients would: keyed by user, partitioned by murmur2.
-pub struct TopicWriter {
-    producer: ThreadedProducer<DefaultProducerContext>,
-    topic: String,
-    buffer: Vec<u8>,
-}
-
-impl TopicWriter {
-    /// Makes the producer; brokers are reached later, by the first record.
-    ///
-    /// # Errors
-    /// librdkafka refuses a property.
-    pub fn connect(config: &crate::config::Config) -> anyhow::Result<Self> {
-        let mut client = ClientConfig::new();
-        let shared = config.kafka.properties.iter().chain(config.kafka.producer.iter());
-        for (name, value) in shared {
-            client.set(name, value);
-        }
-        client
-            .set("bootstrap.servers", &config.kafka.brokers)
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "20");
-        let producer = client.create().context("cannot make a producer")?;
-        Ok(Self { producer, topic: config.topics.events.clone(), buffer: Vec::new() })
-    }
-
-    /// Puts one event into the producer's queue; waits while that is full.
-    ///
-    /// # Errors
-    /// The event cannot be queued at all.
-    pub fn send(&mut self, event: &GeneratedEvent) -> anyhow::Result<()> {
-        self.buffer.clear();
-        event.write_json(&mut self.buffer)?;
-        let key = event.user_id();
-        loop {
-            let record = BaseRecord::to(&self.topic).key(&key).payload(&self.buffer).timestamp(event.time.as_millis());
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    std::thread::sleep(QUEUE_FULL_PAUSE);
-                }
-                Err((error, _)) => return Err(error).context("cannot write to the events topic"),
-            }
-        }
-    }
-
-    /// Waits until the brokers have everything.
-    ///
-    /// # Errors
-    /// They do not within half a minute.
-    pub fn finish(&self) -> anyhow::Result<()> {
-        self.producer.flush(FLUSH_WITHIN).context("the brokers did not take every event in time")
-    }
 }
 
 /// So many a second, evenly.

@@ -5,10 +5,14 @@
 //! error.
 
 pub mod check;
+pub mod demo;
 pub mod generate;
 pub mod logging;
 pub mod replay;
+pub mod restoring;
 pub mod run;
+pub mod screen;
+mod signals;
 pub mod table;
 
 use std::ffi::OsString;
@@ -46,6 +50,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Write the events of a believable, seeded population
     Generate(generate::GenerateArgs),
+    /// See it work: a generated population at a fast clock, on a Kafka inside of this process or on your own
+    Demo(demo::DemoArgs),
 }
 
 /// Where the configuration is.
@@ -97,6 +103,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Demo(args) => demo::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -76,8 +76,15 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         None => latest(open(&args.file, args.quiet, "looking")?, config.events.clone(), SystemClock.now())?
             .ok_or_else(|| anyhow::anyhow!("{} holds no event", args.file.display()))?,
     };
-    let plan =
-        Plan { events: config.events, policy: config.policy, time: config.time, until, partitions: args.partitions };
+    let plan = Plan {
+        events: config.events,
+        policy: config.policy,
+        segments: config.segments,
+        win_back: config.win_back,
+        time: config.time,
+        until,
+        partitions: args.partitions,
+    };
     let input = open(&args.file, args.quiet, "replaying")?;
     let mut output = create(&args.output)?;
     let began = monotonic();

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::file::{Reader, is_off};
 use super::problem::ConfigError;
+use super::segments;
 use super::{Config, HttpConfig, LogConfig, LogFormat, Properties, Secret, StateConfig, TopicsConfig, units};
 use crate::event::{CustomPointers, Decoder, EventList, EventPattern, EventRules, FilterValue, Preset};
 use crate::lifecycle::Policy;
@@ -132,6 +133,8 @@ fn read(reader: &mut Reader, purpose: Purpose) -> Config {
     read_topics(reader, &mut config.topics);
     read_events(reader, &mut config.events);
     config.policy = read_policy(reader);
+    config.segments = segments::read_segments(reader, &config.events.track);
+    config.win_back = segments::read_win_back(reader);
     config.time = read_time(reader);
     read_state(reader, &mut config.state);
     read_http(reader, &mut config.http);
@@ -155,6 +158,7 @@ fn read_kafka(reader: &mut Reader, purpose: Purpose, config: &mut Config) {
     if let Some(group) = reader.text("kafka.group_id") {
         name_into(reader, "kafka.group_id", group, &mut config.kafka.group_id);
     }
+    config.kafka.static_membership = reader.boolean("kafka.static_membership", config.kafka.static_membership);
     for (path, properties) in [
         ("kafka.properties", &mut config.kafka.properties),
         ("kafka.consumer", &mut config.kafka.consumer),
@@ -187,6 +191,8 @@ fn read_topics(reader: &mut Reader, topics: &mut TopicsConfig) {
         ("topics.events", &mut topics.events),
         ("topics.transitions", &mut topics.transitions),
         ("topics.states", &mut topics.states),
+        ("topics.segments", &mut topics.segments),
+        ("topics.outcomes", &mut topics.outcomes),
         ("topics.dead_letters", &mut topics.dead_letters),
         ("topics.changelog", &mut topics.changelog),
     ] {

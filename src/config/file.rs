@@ -16,7 +16,7 @@ use crate::time::Span;
 const PREFIX: &str = "EBBTIDE_";
 /// Top-level keys that the environment may set. Others need a section: an orchestrator sets variables such as
 /// `EBBTIDE_PORT` and `EBBTIDE_SERVICE_HOST` by itself for a service of this name, and means nothing by them.
-const TOP_LEVEL: [&str; 3] = ["instance_id", "workers", "commit_interval"];
+const TOP_LEVEL: [&str; 4] = ["instance_id", "workers", "commit_interval", "segments"];
 /// What turns an optional rule off.
 const OFF: &str = "off";
 
@@ -166,7 +166,7 @@ impl Reader {
 
     /// A length of time, zero included.
     pub fn span(&mut self, path: &str, default: Span) -> Span {
-        self.span_if(path).unwrap_or(default)
+        self.optional_span(path).unwrap_or(default)
     }
 
     /// A length of time above zero.
@@ -184,7 +184,7 @@ impl Reader {
         match self.value(path) {
             None => default,
             Some(value) if is_off(&value) => None,
-            Some(_) => match self.span_if(path) {
+            Some(_) => match self.optional_span(path) {
                 Some(span) if span <= Span::ZERO => {
                     self.problem(path, "must be longer than zero, or \"off\"");
                     default
@@ -195,7 +195,8 @@ impl Reader {
         }
     }
 
-    fn span_if(&mut self, path: &str) -> Option<Span> {
+    /// A length of time, zero included, that may be left out.
+    pub fn optional_span(&mut self, path: &str) -> Option<Span> {
         let value = self.value(path)?;
         let parsed = match &value {
             Value::String(text) => units::parse_span(text),

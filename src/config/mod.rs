@@ -10,6 +10,7 @@ pub mod check;
 pub mod file;
 pub mod problem;
 pub mod secret;
+mod segments;
 pub mod units;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,7 +22,9 @@ pub use secret::{Properties, Secret};
 
 use crate::event::EventRules;
 use crate::lifecycle::Policy;
+use crate::segment::{Draft, Segments};
 use crate::shard::watermark::TimeRules;
+use crate::win_back::WinBackRules;
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,10 @@ pub struct Config {
     pub events: EventRules,
     /// From when on silence has a meaning (SPEC section 2).
     pub policy: Policy,
+    /// The live audiences (SPEC-WINBACK section 9). They compile.
+    pub segments: Vec<Draft>,
+    /// How returns are measured (SPEC-WINBACK section 10).
+    pub win_back: WinBackRules,
     /// How time passes (SPEC section 4).
     pub time: TimeRules,
     /// Where state is kept, and how much memory it may take.
@@ -58,6 +65,9 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// The consumer group; also the prefix of the transactional ids.
     pub group_id: String,
+    /// Whether a worker keeps its place in the group while it restarts (`group.instance.id`): a rolling restart then moves
+    /// no shard. Without it a worker leaves when it stops, and the others take its shards over at once.
+    pub static_membership: bool,
     /// Properties for every librdkafka client: SASL, TLS and the like.
     pub properties: Properties,
     /// Properties for consumers only.
@@ -87,12 +97,19 @@ pub struct TopicsConfig {
     pub transitions: String,
     /// Each user's current state, compacted.
     pub states: String,
+    /// Entries into segments and exits.
+    pub segments: String,
+    /// What campaigns brought.
+    pub outcomes: String,
     /// Records that are no events.
     pub dead_letters: String,
     /// The changelog, compacted: the truth that the local disk caches.
     pub changelog: String,
     /// Whether missing output topics are created.
     pub create: bool,
+    /// Whether the settings of existing topics are looked at. Never in the file: always, except on the demo's embedded
+    /// cluster, which leaves the question without an answer.
+    pub describe: bool,
     /// Replicas of created topics; `None` is the broker's default.
     pub replication_factor: Option<u16>,
 }
@@ -146,6 +163,7 @@ impl Config {
             kafka: KafkaConfig {
                 brokers: brokers.into(),
                 group_id: "ebbtide".to_owned(),
+                static_membership: true,
                 properties: Properties::default(),
                 consumer: Properties::default(),
                 producer: Properties::default(),
@@ -154,11 +172,32 @@ impl Config {
             topics: TopicsConfig::default(),
             events: EventRules::default(),
             policy: Policy::default(),
+            segments: Vec::new(),
+            win_back: WinBackRules::default(),
             time: TimeRules::default(),
             state: StateConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// What is allowed, but hardly meant; one line each, with the path of its key.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Ok(segments) = Segments::new(self.segments.clone(), &self.events.track) else { return Vec::new() };
+        let definitions = segments.definitions().iter().enumerate();
+        let mut warnings: Vec<String> = definitions
+            .flat_map(|(index, definition)| {
+                let path = format!("segments[{index}].when ({})", definition.name());
+                definition.warnings().iter().map(move |warning| format!("{path}: {warning}"))
+            })
+            .collect();
+        if self.win_back.holdout.is_some() && self.segments.is_empty() {
+            warnings.push("win_back.holdout: there are no [[segments]] whose deliveries it could mark".to_owned());
+        }
+        warnings
     }
 }
 
@@ -168,9 +207,12 @@ impl Default for TopicsConfig {
             events: "events".to_owned(),
             transitions: "ebbtide.transitions".to_owned(),
             states: "ebbtide.states".to_owned(),
+            segments: "ebbtide.segments".to_owned(),
+            outcomes: "ebbtide.outcomes".to_owned(),
             dead_letters: "ebbtide.dead-letters".to_owned(),
             changelog: "ebbtide.changelog".to_owned(),
             create: true,
+            describe: true,
             replication_factor: None,
         }
     }

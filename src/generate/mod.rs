@@ -4,7 +4,9 @@
 //! Nothing is kept between days. What a person does on a day is a function of the seed, the person and the day, so a
 //! population of millions costs no memory beyond the day that is being made.
 
+pub mod crowd;
 mod person;
+pub mod topic;
 
 use std::io::{self, Write};
 
@@ -72,6 +74,12 @@ impl Population {
     pub fn new(settings: Settings) -> Self {
         let people = (0..settings.users).map(|number| Person::drawn(&settings, number)).collect();
         Self { settings, people }
+    }
+
+    /// How many people there are.
+    #[must_use]
+    pub const fn people(&self) -> u32 {
+        self.settings.users
     }
 
     /// Everything that happens on the `n`th day (from 0), in order of time.

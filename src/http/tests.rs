@@ -85,6 +85,8 @@ impl Instance {
             decoder: Decoder::new(EventRules { track: track.clone(), ..EventRules::default() }).expect("valid"),
             time: crate::shard::watermark::TimeRules::default(),
             track,
+            segments: Vec::new(),
+            win_back: crate::win_back::WinBackRules::default(),
             origin: crate::rules::Origin::default(),
         };
         let parts = Parts {
@@ -137,7 +139,7 @@ impl Instance {
         cohorts.enter(Cohorts::class_of(&user));
         self.status.update(partition, 0, |shard| shard.cohorts.merge(&cohorts));
         let mut encoded = Vec::new();
-        codec::encode_user(&user, &mut encoded);
+        codec::encode_user(&user.into(), &mut encoded);
         let mut record = Vec::new();
         ShardRecord { properties: vec!["plan".to_owned()], ..ShardRecord::default() }.encode(&mut record);
         let batch = Batch { users: vec![(id.into(), Some(encoded))], shard: Some(record), ..Batch::default() };

@@ -203,7 +203,7 @@ async fn find(api: Arc<Api>, id: String) -> Result<(String, Found), Problem> {
             let partition = shard.reading.partition;
             let store = api.database.shard(partition);
             if let Some(bytes) = store.user(&id)? {
-                let user = codec::decode_user(&bytes)?;
+                let user = codec::decode_user(&bytes)?.user;
                 let places = match store.shard()?.0 {
                     Some(record) => ShardRecord::decode(&record)?.properties,
                     None => Vec::new(),

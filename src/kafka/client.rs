@@ -41,14 +41,17 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("reconnect.backoff.max.ms", "2000"),
 ];
 
+const BULK_DEFAULTS: &[(&str, &str)] =
+    &[("linger.ms", "20"), ("compression.type", "lz4"), ("reconnect.backoff.max.ms", "2000")];
+
 /// The member of the group that reads the input: one a worker.
 #[must_use]
 pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = reader(config);
-    client
-        .set("client.id", member_name(config, worker))
-        .set("group.instance.id", format!("{}-{worker}", config.instance_id))
-        .set("partition.assignment.strategy", "cooperative-sticky");
+    client.set("client.id", member_name(config, worker)).set("partition.assignment.strategy", "cooperative-sticky");
+    if config.kafka.static_membership {
+        client.set("group.instance.id", format!("{}-{worker}", config.instance_id));
+    }
     client
 }
 
@@ -106,7 +109,17 @@ pub fn transactional_id(config: &Config, worker: usize) -> String {
 /// A producer of single records: idempotent, every replica in sync has them.
 #[must_use]
 pub fn producer(config: &Config) -> ClientConfig {
-    let mut client = layered(config, PRODUCER_DEFAULTS, &config.kafka.producer);
+    idempotent(config, PRODUCER_DEFAULTS)
+}
+
+/// The same for records without end, which may wait a little for company.
+#[must_use]
+pub fn bulk_producer(config: &Config) -> ClientConfig {
+    idempotent(config, BULK_DEFAULTS)
+}
+
+fn idempotent(config: &Config, defaults: &[(&str, &str)]) -> ClientConfig {
+    let mut client = layered(config, defaults, &config.kafka.producer);
     client
         .set("enable.idempotence", "true")
         .set("acks", "all")
@@ -151,7 +164,7 @@ impl ClientContext for Listener {
 impl ConsumerContext for Listener {}
 
 /// Passes a line of librdkafka on.
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
             error!(target: "librdkafka", facility, "{message}");
@@ -163,12 +176,16 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Passes an error on that concerns a whole client, such as a broker that does not answer. librdkafka goes on trying.
-/// The end of a partition is an error to librdkafka alone; who reads handles it, hundreds of times a second.
-pub(super) fn report(error: &KafkaError, reason: &str) {
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-        return;
+pub(crate) fn report(error: &KafkaError, reason: &str) {
+    if is_news(error) {
+        warn!(target: "librdkafka", %error, "{reason}");
     }
-    warn!(target: "librdkafka", %error, "{reason}");
+}
+
+/// That a partition was read to its end is told to every client that asked for it, as if it were an error: several times
+/// a second on a live topic. The reader acts on it; nobody else need know.
+fn is_news(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF)
 }
 
 #[cfg(test)]
@@ -194,6 +211,20 @@ mod tests {
         let producer = transactional_producer(&config, 0);
         assert_eq!(producer.get("acks"), Some("all"));
         assert_eq!(producer.get("bootstrap.servers"), Some("localhost:1"));
+    }
+
+    #[test]
+    fn reading_to_the_end_is_no_news() {
+        assert!(!is_news(&KafkaError::Global(RDKafkaErrorCode::PartitionEOF)));
+        assert!(is_news(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)));
+    }
+
+    #[test]
+    fn a_static_member_keeps_its_name_and_another_has_none() {
+        let mut config = Config { instance_id: "a".to_owned(), ..Config::with_brokers("localhost:1") };
+        assert_eq!(group_consumer(&config, 1).get("group.instance.id"), Some("a-1"));
+        config.kafka.static_membership = false;
+        assert_eq!(group_consumer(&config, 1).get("group.instance.id"), None);
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::metrics::Metrics;
 use crate::rules::Rules;
 use crate::store::rocks::Database;
 
+/// The log target of restoring's progress: a terminal shows a bar instead.
+pub const PROGRESS_TARGET: &str = "ebbtide::restoring";
 /// Memtables older than this are flushed, so that a quiet shard's position stays near the changelog's end.
 const FLUSH_AFTER: Duration = Duration::from_mins(1);
 /// How often that is looked at, and how soon a request to stop is heard there.

@@ -222,7 +222,7 @@ impl Restorer {
     /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
     /// older.
     fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let young = self.clock.now().as_millis() - DELETIONS_KEPT_MS / 2;
+        let young = self.clock.broker_time().as_millis() - DELETIONS_KEPT_MS / 2;
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&self.changelog, partition, Offset::Offset(young))?;
         let answer = self.looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
@@ -362,7 +362,7 @@ impl Restore {
         if self.logged.elapsed() >= LOG_EVERY {
             self.logged = monotonic();
             let (done, total) = self.progress();
-            info!(partition = self.partition, done, total, "restoring");
+            info!(target: super::PROGRESS_TARGET, partition = self.partition, done, total, "restoring");
         }
         Ok(())
     }

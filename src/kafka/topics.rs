@@ -122,7 +122,8 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
         )]));
     };
     let mut problems = Vec::new();
-    let input_size = describe(&admin, &topics.events).await.map_err(unreachable)?.and_then(|topic| size_limit(&topic));
+    let input_size =
+        describe(&admin, config, &topics.events).await.map_err(unreachable)?.and_then(|topic| size_limit(&topic));
 
     let wanted = wanted(config, input_partitions, input_size);
     let mut layout = Layout { input_partitions, created: Vec::new(), warnings: Vec::new() };
@@ -138,7 +139,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
                         topic.key, topic.name, topic.partitions
                     ));
                 }
-                if let Some(settings) = describe(&admin, topic.name).await.map_err(unreachable)? {
+                if let Some(settings) = describe(&admin, config, topic.name).await.map_err(unreachable)? {
                     judge(topic, &settings, input_size, &mut problems, &mut layout.warnings);
                 }
             }
@@ -160,7 +161,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     Ok(layout)
 }
 
-fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 4] {
+fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 6] {
     let topics = &config.topics;
     let setting = |name, value: &str| (name, value.to_owned());
     let deletions_kept = DELETIONS_KEPT_MS.to_string();
@@ -184,6 +185,22 @@ fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<
             exact_partitions: false,
             settings: vec![setting("cleanup.policy", "compact"), setting("segment.bytes", "67108864")],
             cleanup: Cleanup::Compact,
+        },
+        Wanted {
+            key: "segments",
+            name: &topics.segments,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
+        },
+        Wanted {
+            key: "outcomes",
+            name: &topics.outcomes,
+            partitions,
+            exact_partitions: false,
+            settings: vec![setting("cleanup.policy", "delete")],
+            cleanup: Cleanup::NoCompaction,
         },
         Wanted {
             key: "dead_letters",
@@ -272,8 +289,12 @@ fn partitions(looker: &BaseConsumer<Listener>, topic: &str) -> Result<Option<i32
 /// A topic's settings; `None` where the cluster does not tell them (no permission, or no such request).
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
+    config: &Config,
     topic: &str,
 ) -> Result<Option<ConfigResource>, KafkaError> {
+    if !config.topics.describe {
+        return Ok(None);
+    }
     let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
     match admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await {
         Ok(mut resources) => Ok(resources.pop().and_then(Result::ok)),

@@ -117,6 +117,8 @@ impl Transactions {
                 let topic = match output.topic {
                     Topic::Transitions => &topics.transitions,
                     Topic::States => &topics.states,
+                    Topic::Segments => &topics.segments,
+                    Topic::Outcomes => &topics.outcomes,
                     Topic::DeadLetters => &topics.dead_letters,
                 };
                 let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(topic, OUTPUT);

@@ -107,7 +107,7 @@ impl User {
     /// When time forgets the user on the way, the activity begins a new user, as it would had the timer fired first.
     pub fn record(&mut self, event: &Event<'_>, policy: &Policy, sink: &mut impl Sink) -> Outcome {
         let id = event.id.as_deref().map(id_hash);
-        if id.is_some_and(|id| self.recent_ids.contains(&id)) {
+        if self.has_seen(id) {
             return Outcome::Duplicate;
         }
         let late = self.life.as_ref().is_some_and(|life| event.time < life.last_active.max(life.since));
@@ -133,6 +133,16 @@ impl User {
             self.report(&event.user_id, change, sink);
         }
         if late { Outcome::Late } else { Outcome::Counted }
+    }
+
+    /// Whether [`record`](Self::record) would drop this event as a duplicate.
+    #[must_use]
+    pub fn is_duplicate(&self, event: &Event<'_>) -> bool {
+        self.has_seen(event.id.as_deref().map(id_hash))
+    }
+
+    fn has_seen(&self, id: Option<u64>) -> bool {
+        id.is_some_and(|id| self.recent_ids.contains(&id))
     }
 
     /// The earliest moment at which time alone changes the user; `None` if it never does. Costs O(window).

@@ -305,7 +305,8 @@ impl VariableResolver for Record<'_> {
             }
             PROPERTIES => {
                 let named = user.properties.iter().filter_map(|(index, text)| {
-                    Some((self.track.get(usize::from(*index))?.clone(), from_json(&serde_json::from_str(text).ok()?)))
+                    let name = self.track.get(usize::from(*index)).filter(|name| !name.is_empty())?;
+                    Some((name.clone(), from_json(&serde_json::from_str(text).ok()?)))
                 });
                 let map: std::collections::HashMap<String, Value> = named.collect();
                 Value::from(map).try_into().ok().map(CowVal::Owned)

@@ -69,6 +69,10 @@ pub trait SegmentSink: Sink {
 
     /// An evaluation of the segments in `failed` failed, and counted as false.
     fn failed(&mut self, failed: Members);
+
+    /// All that one moment or one event brings has been said: the user and the standing are as they stay until the next.
+    /// Called whether something was said or not.
+    fn settled(&mut self, user_id: &str, user: &User, standing: &Standing);
 }
 
 /// The rules that move a user.
@@ -110,6 +114,10 @@ impl Live<'_> {
         standing: &mut Standing,
         sink: &mut impl SegmentSink,
     ) -> Outcome {
+        // A duplicate says nothing, not even that time has passed.
+        if user.is_duplicate(event) {
+            return Outcome::Duplicate;
+        }
         let known = user.life.as_ref().map(|life| life.last_active.max(life.since));
         if event.roles.activity && known.is_none_or(|known| event.time >= known) {
             // A user who is forgotten on the way begins anew with this event.
@@ -123,10 +131,10 @@ impl Live<'_> {
             Outcome::PropertiesOnly => Cause::Properties,
             Outcome::Counted | Outcome::Late => Cause::Activity,
         };
-        // Properties are judged as of what is known: a deadline between then and the event is still to come, and a late
-        // activity could yet move it.
-        let at = if outcome == Outcome::PropertiesOnly { standing.as_of } else { event.time };
-        self.settle(&event.user_id, user, standing, at, cause, sink);
+        // What sets no property and is no activity changes nothing that is judged.
+        if outcome != Outcome::PropertiesOnly || !event.tracked.is_empty() {
+            self.settle(&event.user_id, user, standing, event.time, cause, sink);
+        }
         outcome
     }
 
@@ -192,9 +200,21 @@ impl Live<'_> {
         cause: Cause,
         sink: &mut impl SegmentSink,
     ) {
-        if self.segments.is_empty() {
-            return;
+        if !self.segments.is_empty() {
+            self.judge(user_id, user, standing, at, cause, sink);
         }
+        sink.settled(user_id, user, standing);
+    }
+
+    fn judge(
+        &self,
+        user_id: &str,
+        user: &User,
+        standing: &mut Standing,
+        at: EventTime,
+        cause: Cause,
+        sink: &mut impl SegmentSink,
+    ) {
         standing.as_of = standing.as_of.max(at);
         let Verdict { members, failed } = self.segments.judge(user_id, user, standing.as_of, self.policy);
         if !failed.is_empty() {
@@ -229,6 +249,7 @@ impl Live<'_> {
             standing.report(user_id, user, name, Action::Exited, at, cause, sink);
         }
         *standing = Standing::default();
+        sink.settled(user_id, user, standing);
     }
 }
 

@@ -32,6 +32,8 @@ pub const SEGMENTS_MAX: usize = 64;
 pub struct Segments {
     definitions: Vec<Definition>,
     gates: Vec<Gate>,
+    /// The tracked properties, by name.
+    tracked: Vec<String>,
 }
 
 /// Which segments a user is in: bit `i` is the segment at index `i` of a [`Segments`].
@@ -69,7 +71,8 @@ struct Facts {
 }
 
 impl Segments {
-    /// All segments; `track` are the tracked properties, to whose indexes a user's properties refer.
+    /// All segments; `track` are the tracked properties, to whose indexes a user's properties refer. An empty name is a
+    /// place that means nothing.
     ///
     /// # Errors
     /// Everything that is wrong with the drafts, each with its segment's index.
@@ -89,7 +92,9 @@ impl Segments {
             problems.push((SEGMENTS_MAX, Problem::too_many()));
         }
         let gates = definitions.iter().map(Definition::gate).collect();
-        if problems.is_empty() { Ok(Self { definitions, gates }) } else { Err(problems) }
+        let mut tracked: Vec<String> = track.iter().filter(|name| !name.is_empty()).cloned().collect();
+        tracked.sort_unstable();
+        if problems.is_empty() { Ok(Self { definitions, gates, tracked }) } else { Err(problems) }
     }
 
     /// The definitions, in order.
@@ -122,13 +127,16 @@ impl Segments {
     }
 
     /// Of all definitions, stable across builds: when it differs from what a shard remembers, every user is judged again.
-    /// 0 without any.
+    /// 0 without any. Which properties are tracked is a part of it when a free condition reads properties.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         if self.is_empty() {
             return 0;
         }
-        let text: String = self.definitions.iter().map(Definition::frozen).collect();
+        let mut text: String = self.definitions.iter().map(Definition::frozen).collect();
+        if self.definitions.iter().filter_map(Definition::when).any(|when| when.reads(condition::PROPERTIES)) {
+            text.extend(self.tracked.iter().flat_map(|name| ["tracked=", name, ";"]));
+        }
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::condition::Failed;
 use super::*;
 use crate::event::{Event, Roles};
-use crate::lifecycle::user::Fate;
+use crate::lifecycle::user::{Fate, Outcome};
 use crate::lifecycle::{Change, Sink, State};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -201,6 +201,8 @@ impl SegmentSink for Log {
     fn failed(&mut self, _: Members) {
         self.failures += 1;
     }
+
+    fn settled(&mut self, _: &str, _: &User, _: &Standing) {}
 }
 
 /// The three of the SPEC that move by state, by time and by both.
@@ -265,6 +267,20 @@ fn deletion_leaves_every_segment() {
     let exit = |name| (name, Action::Exited, Cause::Deleted);
     assert_eq!(left, [exit("high_value_churned"), exit("never_activated_churned")]);
     assert_eq!(standing, Standing::default());
+}
+
+/// Found by the model, seed 3289: a second copy of the returning event let the deadline of that very moment pass.
+#[test]
+fn a_duplicate_lets_no_time_pass() {
+    let policy = Policy { inactive_after: Some(hours(1)), ..Policy::default() };
+    let live = Live { policy: &policy, segments: &Segments::default() };
+    let (mut user, mut standing, mut log) = (User::default(), Standing::default(), Log::default());
+    let _ = live.record(&event(hour(0), &[]), &mut user, &mut standing, &mut log);
+    let again = |at| Event { id: Some(Cow::Borrowed("once")), ..event(at, &[]) };
+    let _ = live.record(&again(hour(0)), &mut user, &mut standing, &mut log);
+    let before = (user.clone(), log.changes.len());
+    assert_eq!(live.record(&again(hour(48)), &mut user, &mut standing, &mut log), Outcome::Duplicate);
+    assert_eq!((user, log.changes.len()), before);
 }
 
 #[test]

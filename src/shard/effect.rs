@@ -1,8 +1,11 @@
 //! What a shard wants done, as values: records to produce and things to count. Nobody acts on them before the commit
 //! that holds them (STYLE, "Effects as values").
 
+use std::collections::BTreeMap;
+
 use crate::event::RejectReason;
 use crate::lifecycle::{Reason, State};
+use crate::segment::Action;
 use crate::time::Span;
 
 /// Everything that came out of one or more calls; the caller clears and reuses it.
@@ -21,6 +24,10 @@ pub enum Topic {
     Transitions,
     /// The compacted current states (SPEC section 5).
     States,
+    /// Entries into segments and exits (SPEC-WINBACK section 9).
+    Segments,
+    /// What campaigns brought (SPEC-WINBACK section 10).
+    Outcomes,
     /// Records that are no events (SPEC section 1).
     DeadLetters,
 }
@@ -74,6 +81,12 @@ pub struct Counts {
     pub timer_lateness: Vec<Span>,
     /// How long each reactivated user was away.
     pub away: Vec<Span>,
+    /// Evaluations of a segment's `when` that failed, and counted as false.
+    pub conditions_failed: u64,
+    /// Entries and exits by segment.
+    segments: BTreeMap<Box<str>, [u64; 2]>,
+    /// Attributed returns by campaign, under bounded names.
+    campaigns: BTreeMap<Box<str>, u64>,
 }
 
 /// The four states and "none".
@@ -195,6 +208,21 @@ impl Counts {
         })
     }
 
+    /// Entries and exits by segment; only those that happened.
+    pub fn segments(&self) -> impl Iterator<Item = (&str, Action, u64)> {
+        let both = [Action::Entered, Action::Exited].into_iter();
+        let rows = self
+            .segments
+            .iter()
+            .flat_map(move |(name, counts)| both.clone().map(move |action| (&**name, action, counts[action as usize])));
+        rows.filter(|row| row.2 > 0)
+    }
+
+    /// Attributed returns by campaign.
+    pub fn campaigns(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.campaigns.iter().map(|(name, count)| (&**name, *count))
+    }
+
     /// Adds what another batch counted.
     pub fn merge(&mut self, other: &Self) {
         let pairs = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(m, t)| *m += t);
@@ -203,6 +231,14 @@ impl Counts {
         pairs(self.transitions.as_flattened_mut().as_flattened_mut(), other.transitions.as_flattened().as_flattened());
         self.timer_lateness.extend_from_slice(&other.timer_lateness);
         self.away.extend_from_slice(&other.away);
+        self.conditions_failed += other.conditions_failed;
+        for (name, counts) in &other.segments {
+            let mine: &mut [u64; 2] = slot_of(&mut self.segments, name);
+            pairs(mine, counts);
+        }
+        for (name, count) in &other.campaigns {
+            *slot_of(&mut self.campaigns, name) += count;
+        }
     }
 
     /// Back to zero.
@@ -221,9 +257,25 @@ impl Counts {
         self.dead_letters[reason as usize] += 1;
     }
 
+    pub(crate) fn moved(&mut self, segment: &str, action: Action) {
+        slot_of(&mut self.segments, segment)[action as usize] += 1;
+    }
+
+    pub(crate) fn attributed(&mut self, campaign: &str) {
+        *slot_of(&mut self.campaigns, campaign) += 1;
+    }
+
     pub(crate) fn transition(&mut self, from: Option<State>, to: Option<State>, reason: Reason) {
         self.transitions[slot(from)][slot(to)][reason as usize] += 1;
     }
+}
+
+/// Takes the name only when it is new.
+fn slot_of<'m, V: Default>(map: &'m mut BTreeMap<Box<str>, V>, name: &str) -> &'m mut V {
+    if !map.contains_key(name) {
+        map.insert(name.into(), V::default());
+    }
+    map.get_mut(name).expect("it is there now")
 }
 
 fn slot(state: Option<State>) -> usize {

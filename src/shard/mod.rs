@@ -12,27 +12,31 @@
 //!
 //! Invariants, and where they are held: per user the output is independent of batching (each record first advances its
 //! user to the watermark that it moved); the store is never ahead of Kafka (only `committed` writes); a user's armed
-//! deadline is never later than the real one (`settle`); the cohorts are those of the users (`touch`).
+//! deadline is never later than the real one (`settle`); cohorts and aggregates are those of the users (`turn`).
 
+pub mod aggregates;
 pub mod cohort;
 pub mod effect;
+pub mod ledger;
 mod output;
 pub mod record;
 mod restore;
 mod timers;
+mod turn;
 mod users;
 pub mod watermark;
 
 use std::sync::Arc;
 
 use crate::event::{Decoded, Event, Record};
-use crate::lifecycle::user::Fate;
 use crate::lifecycle::user::Outcome;
-use crate::lifecycle::{Change, Policy, Sink, User};
 use crate::rules::Rules;
+use crate::segment::roster::TooManyGenerations;
+use crate::segment::{Definition, Segments};
 use crate::store::{Batch, Deadline, Store, StoreError, codec, key};
 use crate::time::{EventTime, Span, WallTime};
 
+pub use aggregates::Aggregates;
 pub use cohort::Cohorts;
 pub use effect::{Counts, Effects, Headers, Output, RecordOutcome, Topic};
 pub use record::{Rejudging, ShardRecord};
@@ -41,6 +45,7 @@ pub use watermark::{TimeRules, Watermark};
 
 use output::Writer;
 use timers::Timers;
+use turn::Turn;
 use users::Users;
 
 /// How many bytes of decoded users a shard keeps unless [`Shard::limit_cache`] says otherwise.
@@ -51,6 +56,8 @@ const FIRING_BATCH: usize = 512;
 const WATERMARK_KEPT: Span = Span::from_millis(60_000);
 /// What one changed user adds to a commit, about.
 const CHANGED_USER_BYTES: usize = 160;
+/// What one changed cell of the ledger adds to a commit, about.
+const CHANGED_CELL_BYTES: usize = 64;
 
 /// One partition's users, deadlines and clock.
 #[derive(Debug)]
@@ -68,6 +75,9 @@ pub struct Shard<S: Store> {
     timers: Timers,
     /// The place of each name of `rules.track` in the shard's list of properties.
     places: Vec<u16>,
+    /// The segments, compiled for this shard's places of properties.
+    segments: Arc<Segments>,
+    aggregates: Aggregates,
     /// Records applied since the last commit.
     records: usize,
     /// Whether the shard's own record has to be committed though no user changed.
@@ -138,20 +148,27 @@ pub enum ShardError {
         /// Partitions now.
         found: i32,
     },
+    /// The segments do not compile; the configuration's check would have said so.
+    #[error("the segments are not sound: {0}")]
+    Segments(String),
+    /// The segments were changed more often than the users could be judged again.
+    #[error(transparent)]
+    Generations(#[from] TooManyGenerations),
     /// The store failed or is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl<S: Store> Shard<S> {
-    /// Takes up a shard where its store says it was, or begins an empty one. If the policy has changed since, every user
-    /// will be judged again by the calls of [`Shard::advance`] that follow (SPEC section 7).
+    /// Takes up a shard where its store says it was, or begins an empty one. If the policy or the segments have changed
+    /// since, every user will be judged again by the calls of [`Shard::advance`] that follow (SPEC section 7).
     ///
     /// # Errors
-    /// [`ShardError::PartitionCountChanged`], or the store failed.
+    /// [`ShardError::PartitionCountChanged`], the segments cannot be taken up, or the store failed.
     pub fn open(partition: i32, rules: Arc<Rules>, store: S, input_partitions: i32) -> Result<Self, ShardError> {
         let (record, changelog_position) = store.shard()?;
-        let committed = match record {
+        let is_new = record.is_none();
+        let mut committed = match record {
             Some(bytes) => ShardRecord::decode(&bytes)?,
             None => ShardRecord { input_partitions, fingerprint: rules.fingerprint(), ..ShardRecord::default() },
         };
@@ -159,7 +176,15 @@ impl<S: Store> Shard<S> {
             let recorded = committed.input_partitions;
             return Err(ShardError::PartitionCountChanged { partition, recorded, found: input_partitions });
         }
-        let writer = Writer::new(&rules.origin, partition, &[], &[]);
+        let segments = Arc::new(Segments::default());
+        let writer = Writer::new(&rules.origin, partition, &[], &[], &segments);
+        let aggregates = Aggregates::load(&store)?;
+        if is_new {
+            // Nobody is there to be judged again.
+            let compiled = compile(&rules, &committed.properties)?;
+            committed.segments = compiled.fingerprint();
+            committed.roster.begin(committed.generation, compiled.definitions().iter().map(Definition::name))?;
+        }
         let mut shard = Self {
             partition,
             rules,
@@ -171,6 +196,8 @@ impl<S: Store> Shard<S> {
             users: Users::new(DEFAULT_CACHE_BYTES),
             timers: Timers::new(),
             places: Vec::new(),
+            segments,
+            aggregates,
             records: 0,
             unsealed: false,
             sealed: false,
@@ -179,20 +206,12 @@ impl<S: Store> Shard<S> {
         Ok(shard)
     }
 
-    /// Begins from the last commit: notices a changed policy and newly tracked properties, and loads the near timers.
+    /// Begins from the last commit: notices changed rules and newly tracked properties, and loads the near timers.
     fn take_up(&mut self) -> Result<(), ShardError> {
         self.record = self.committed.clone();
         self.records = 0;
         self.unsealed = false;
         self.sealed = false;
-        let fingerprint = self.rules.fingerprint();
-        if self.record.fingerprint != fingerprint {
-            self.record.fingerprint = fingerprint;
-            self.record.generation += 1;
-            self.record.judged_at = self.record.watermark.at();
-            self.record.rejudging = Some(Rejudging::default());
-            self.unsealed = true;
-        }
         let properties = &mut self.record.properties;
         let place = |name: &String| {
             let place = properties.iter().position(|known| known == name).unwrap_or_else(|| {
@@ -202,9 +221,33 @@ impl<S: Store> Shard<S> {
             u16::try_from(place).unwrap_or(u16::MAX)
         };
         self.places = self.rules.track.iter().map(place).collect();
-        self.writer = Writer::new(&self.rules.origin, self.partition, &self.record.properties, &self.rules.track);
+        self.segments = Arc::new(compile(&self.rules, &self.record.properties)?);
+        self.begin_generation()?;
+        let (properties, track) = (&self.record.properties, &self.rules.track);
+        self.writer = Writer::new(&self.rules.origin, self.partition, properties, track, &self.segments);
         self.timers = Timers::new();
         self.timers.refill(&self.store, &self.users)?;
+        Ok(())
+    }
+
+    /// If the policy or the segments have changed, everybody has to be judged again.
+    fn begin_generation(&mut self) -> Result<(), ShardError> {
+        let record = &mut self.record;
+        let (policy, segments) = (self.rules.fingerprint(), self.segments.fingerprint());
+        let (policy_changed, segments_changed) = (record.fingerprint != policy, record.segments != segments);
+        if !policy_changed && !segments_changed {
+            return Ok(());
+        }
+        record.fingerprint = policy;
+        record.segments = segments;
+        record.generation += 1;
+        if policy_changed {
+            record.policy_generation = record.generation;
+        }
+        record.roster.begin(record.generation, self.segments.definitions().iter().map(Definition::name))?;
+        record.judged_at = record.watermark.at();
+        record.rejudging = Some(Rejudging::default());
+        self.unsealed = true;
         Ok(())
     }
 
@@ -318,24 +361,28 @@ impl<S: Store> Shard<S> {
             return Ok(sealed);
         }
         self.sealed = true;
-        sealed.changelog.reserve(self.users.dirty_len() + 1);
+        self.aggregates.keep_to(self.record.watermark.at());
+        let ledger = self.aggregates.ledger();
+        sealed.changelog.reserve(self.users.dirty_len() + ledger.changed_len() + 1);
         for (user_id, entry) in self.users.dirty() {
-            if entry.user.is_none() && !entry.stored {
+            if entry.person.is_none() && !entry.stored {
                 continue;
             }
-            let value = entry.user.as_ref().map(|user| {
+            let value = entry.person.as_ref().map(|person| {
                 let mut value = Vec::with_capacity(CHANGED_USER_BYTES);
-                codec::encode_user(user, &mut value);
+                codec::encode_user(person, &mut value);
                 value
             });
             sealed.changelog.push(ChangelogRecord { key: key::changelog_user(user_id), value });
-            let armed = entry.user.as_ref().and_then(|user| user.armed);
+            let armed = entry.armed();
             if armed != entry.indexed {
                 let deadline = |at: EventTime| Deadline { at, user_id: user_id.into() };
                 sealed.disarm.extend(entry.indexed.map(deadline));
                 sealed.arm.extend(armed.map(deadline));
             }
         }
+        let cells = ledger.sealed().map(|(cell, value)| ChangelogRecord { key: key::changelog_cell(cell), value });
+        sealed.changelog.extend(cells);
         let mut value = Vec::with_capacity(CHANGED_USER_BYTES);
         self.record.encode(&mut value);
         sealed.changelog.push(ChangelogRecord { key: key::CHANGELOG_SHARD.to_vec(), value: Some(value) });
@@ -355,6 +402,7 @@ impl<S: Store> Shard<S> {
         for ChangelogRecord { key, value } in changelog {
             match key::read_changelog(&key)? {
                 key::ChangelogKey::User(user_id) => batch.users.push((user_id.into(), value)),
+                key::ChangelogKey::Cell(cell) => batch.cells.push((cell.into(), value)),
                 key::ChangelogKey::Shard => batch.shard = value,
             }
         }
@@ -365,6 +413,7 @@ impl<S: Store> Shard<S> {
         self.unsealed = false;
         self.sealed = false;
         self.users.committed();
+        self.aggregates.committed();
         if self.timers.is_oversized() {
             self.timers = Timers::new();
             self.timers.refill(&self.store, &self.users)?;
@@ -378,6 +427,7 @@ impl<S: Store> Shard<S> {
     /// The store failed.
     pub fn rollback(&mut self) -> Result<(), ShardError> {
         self.users.rollback();
+        self.aggregates.rollback();
         self.take_up()
     }
 
@@ -430,13 +480,21 @@ impl<S: Store> Shard<S> {
         &self.record.cohorts
     }
 
+    /// What is counted beside the cohorts, as of what was applied.
+    #[must_use]
+    pub const fn aggregates(&self) -> &Aggregates {
+        &self.aggregates
+    }
+
     /// What waits for a commit.
     #[must_use]
     pub fn pending(&self) -> Pending {
         let users = self.users.dirty_len();
         let watermark_is_old = self.record.watermark.at() >= self.committed.watermark.at() + WATERMARK_KEPT;
         let record = self.unsealed || watermark_is_old;
-        Pending { records: self.records, users, record, bytes: users * CHANGED_USER_BYTES }
+        let cells = self.aggregates.ledger().changed_len();
+        let bytes = users * CHANGED_USER_BYTES + cells * CHANGED_CELL_BYTES;
+        Pending { records: self.records, users, record, bytes }
     }
 
     /// The store, for reading what is committed.
@@ -452,23 +510,27 @@ impl<S: Store> Shard<S> {
         }
         let mut outcome = RecordOutcome::Counted;
         let watermark = self.record.watermark.at();
-        self.turn(&event.user_id, watermark, now, out, |user, _, policy, sink| {
-            outcome = match user.record(&event, policy, sink) {
+        self.turn(&event.user_id, watermark, now, out, |live, user, standing, _, emitter| {
+            outcome = match live.record(&event, user, standing, emitter) {
                 Outcome::Counted => RecordOutcome::Counted,
                 Outcome::PropertiesOnly => RecordOutcome::PropertiesOnly,
                 Outcome::Late => RecordOutcome::Late,
                 Outcome::Duplicate => RecordOutcome::Duplicate,
             };
-            Turn { exists: true, changed: outcome != RecordOutcome::Duplicate }
+            let changed = outcome != RecordOutcome::Duplicate;
+            if changed {
+                emitter.witness(&event);
+            }
+            Turn { exists: true, changed }
         })?;
         Ok(outcome)
     }
 
     fn deletion(&mut self, user_id: &str, now: WallTime, out: &mut Effects) -> Result<RecordOutcome, ShardError> {
         let at = self.record.watermark.at();
-        self.turn(user_id, at, now, out, |user, exists, _, sink| {
+        self.turn(user_id, at, now, out, |live, user, standing, exists, emitter| {
             if exists {
-                user.delete(user_id, at, sink);
+                live.delete(user_id, user, standing, at, emitter);
             }
             Turn { exists: false, changed: exists }
         })?;
@@ -477,139 +539,48 @@ impl<S: Store> Shard<S> {
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
     fn fire(&mut self, deadline: &Deadline, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
-        let armed = self.users.get(&deadline.user_id).and_then(|entry| entry.user.as_ref()?.armed);
+        let armed = self.users.get(&deadline.user_id).and_then(users::Entry::armed);
         if armed != Some(deadline.at) {
             return Ok(());
         }
         let changes =
-            self.turn(&deadline.user_id, deadline.at, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
+            self.turn(&deadline.user_id, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         if changes > 0 {
             out.counts.timer_lateness.push(now - WallTime::from_millis(deadline.at.as_millis()));
         }
         Ok(())
     }
 
-    /// Judges up to `budget` more users by a changed policy; says how many it looked at.
+    /// Judges up to `budget` more users by changed rules; says how many it looked at.
     fn rejudge(&mut self, budget: usize, now: WallTime, out: &mut Effects) -> Result<usize, ShardError> {
         let Some(Rejudging { after }) = &self.record.rejudging else { return Ok(0) };
         let (limit, judged_at) = (budget.min(FIRING_BATCH), self.record.judged_at);
         let found = self.store.scan(after.as_deref(), limit)?;
         for (user_id, value) in &found {
             self.users.hold(user_id, Some(value))?;
-            self.turn(user_id, judged_at, now, out, |_, exists, _, _| Turn { exists, changed: false })?;
+            self.turn(user_id, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         }
         let looked_at = found.len();
         self.record.rejudging = match found.into_iter().next_back() {
             Some((last, _)) if looked_at == limit => Some(Rejudging { after: Some(last) }),
-            _ => None,
+            _ => {
+                self.record.roster.settled();
+                None
+            }
         };
         self.unsealed = true;
         Ok(looked_at)
     }
-
-    /// One user's turn: judges it by a changed policy if that was not done yet, advances it to `to`, lets `act` change
-    /// it, advances it again, and settles what follows: cohorts, deadline, current state. Says how many transitions there
-    /// were.
-    ///
-    /// `to` is the watermark for a record, and for a timer its own deadline, so that timers fire in order of time.
-    fn turn(
-        &mut self,
-        user_id: &str,
-        to: EventTime,
-        now: WallTime,
-        out: &mut Effects,
-        act: impl FnOnce(&mut User, bool, &Policy, &mut Emitter<'_>) -> Turn,
-    ) -> Result<usize, ShardError> {
-        let (record, policy) = (&mut self.record, &self.rules.policy);
-        let entry = self.users.entry(user_id, &self.store)?;
-        let before = entry.class();
-        let mut exists = entry.user.is_some();
-        let user = entry.user.get_or_insert_with(|| User { generation: record.generation, ..User::default() });
-        let armed = user.armed;
-        let mut emitter = Emitter { writer: &self.writer, policy, now, out, changes: 0 };
-        let mut changed = false;
-        if user.generation != record.generation {
-            user.rejudge(user_id, record.judged_at, policy, &mut emitter);
-            user.generation = record.generation;
-            changed = true;
-        }
-        // The armed deadline is never later than the real one, so most turns need not look for it here.
-        if changed || armed.is_some_and(|armed| armed <= to) {
-            exists &= user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
-        }
-        let turn = act(user, exists, policy, &mut emitter);
-        exists = turn.exists;
-        let mut next = if exists { user.next_deadline(policy) } else { None };
-        if next.is_some_and(|next| next <= to) {
-            exists = user.advance(user_id, to, policy, &mut emitter) == Fate::Stays;
-            next = if exists { user.next_deadline(policy) } else { None };
-        }
-        let changes = emitter.changes;
-        if exists {
-            user.armed = settle(armed, next, to);
-            changed |= user.armed != armed;
-            if let Some(at) = user.armed.filter(|_| user.armed != armed) {
-                self.timers.arm(at, user_id);
-            }
-        }
-        if !exists {
-            entry.user = None;
-        }
-        let after = entry.class();
-        if before != after {
-            if let Some(class) = before {
-                record.cohorts.leave(class);
-            }
-            if let Some(class) = after {
-                record.cohorts.enter(class);
-            }
-        }
-        if changed || turn.changed || changes > 0 || before != after {
-            self.users.touch(user_id);
-        }
-        Ok(changes)
-    }
 }
 
-/// The deadline to be armed: lazily, since one that comes too early costs less than one moved at each event (SPEC section
-/// 8). The armed one stays unless `to` has passed it or the next one is earlier.
-fn settle(armed: Option<EventTime>, next: Option<EventTime>, to: EventTime) -> Option<EventTime> {
-    match (armed.filter(|armed| *armed > to), next) {
-        (Some(armed), Some(next)) => Some(armed.min(next)),
-        (Some(armed), None) => Some(armed),
-        (None, next) => next,
-    }
-}
-
-/// What became of a user in its turn.
-struct Turn {
-    exists: bool,
-    changed: bool,
-}
-
-/// Writes transitions at the moment they happen.
-struct Emitter<'a> {
-    writer: &'a Writer,
-    policy: &'a Policy,
-    now: WallTime,
-    out: &'a mut Effects,
-    changes: usize,
-}
-
-/// Each transition is followed by the user's current state, as of that very moment: so what is written does not depend on
-/// whether a timer or the user's next event came first.
-impl Sink for Emitter<'_> {
-    fn change(&mut self, user_id: &str, user: &User, change: &Change) {
-        self.changes += 1;
-        self.out.counts.transition(change.from, change.to, change.reason);
-        self.out.counts.away.extend(change.away_since.map(|since| change.effective_at - since));
-        self.out.outputs.push(self.writer.transition(user_id, user, change, self.policy, self.now));
-        let state = match change.to {
-            Some(_) => self.writer.state(user_id, user, user.next_deadline(self.policy), self.now),
-            None => self.writer.gone(user_id),
-        };
-        self.out.outputs.push(state);
-    }
+/// The segments for a shard's list of properties; what is no longer tracked is nowhere to be found.
+fn compile(rules: &Rules, properties: &[String]) -> Result<Segments, ShardError> {
+    let name = |name: &String| if rules.track.contains(name) { name.clone() } else { String::new() };
+    let names: Vec<String> = properties.iter().map(name).collect();
+    Segments::new(rules.segments.clone(), &names).map_err(|problems| {
+        let told = |(index, problem): &(usize, crate::segment::Problem)| format!("{index}: {}", problem.message);
+        ShardError::Segments(problems.iter().map(told).collect::<Vec<_>>().join("; "))
+    })
 }
 
 impl Sealed {

@@ -6,8 +6,11 @@ use std::io::Write as _;
 use crate::event::{Record, Rejection};
 use crate::lifecycle::{Change, Policy, User};
 use crate::rules::Origin;
+use crate::segment::{Members, Segments};
 use crate::shard::effect::{Headers, Output, Topic};
 use crate::time::{DAY_MS, EventTime, WallTime};
+
+mod win_back;
 
 /// What the records of one shard have in common.
 #[derive(Debug)]
@@ -18,24 +21,27 @@ pub(super) struct Writer {
     /// By place in the shard's list of properties: the name as JSON text with its colon, or `None` where it is no longer
     /// tracked.
     names: Vec<Option<String>>,
+    /// The segments' names as JSON text.
+    segments: Vec<String>,
 }
 
 impl Writer {
     /// `properties` is the shard's list, `track` what is tracked now.
-    pub(super) fn new(origin: &Origin, partition: i32, properties: &[String], track: &[String]) -> Self {
-        let name = |name: &String| {
-            track.contains(name).then(|| {
-                let mut text = Vec::new();
-                put_string(&mut text, name);
-                text.push(b':');
-                String::from_utf8(text).unwrap_or_default()
-            })
-        };
+    pub(super) fn new(
+        origin: &Origin,
+        partition: i32,
+        properties: &[String],
+        track: &[String],
+        segments: &Segments,
+    ) -> Self {
+        let json = |name: &str| serde_json::to_string(name).unwrap_or_default();
+        let name = |name: &String| track.contains(name).then(|| json(name) + ":");
         Self {
             source: format!("/ebbtide/{}/{partition}", origin.group),
             topic: origin.topic.clone(),
             partition: partition.to_string(),
             names: properties.iter().map(name).collect(),
+            segments: segments.definitions().iter().map(|definition| json(definition.name())).collect(),
         }
     }
 
@@ -60,15 +66,7 @@ impl Writer {
         put_name(&mut out, "reason", Some(change.reason.as_str()));
         put_time(&mut out, "effective_at", Some(change.effective_at));
         put_time(&mut out, "detected_at", Some(now.as_event_time()));
-        let life = user.life.as_ref();
-        put_time(&mut out, "first_active_at", life.map(|life| life.first_active));
-        put_time(&mut out, "last_active_at", life.map(|life| life.last_active));
-        put_time(&mut out, "activated_at", life.and_then(|life| life.activated_at));
-        put_float(&mut out, "idle_days", user.idle_days(change.effective_at));
-        self.put_totals(&mut out, user);
-        if policy.survival.is_some() {
-            put_float(&mut out, "p_alive", user.p_alive(change.effective_at, policy));
-        }
+        self.put_record(&mut out, user, change.effective_at, policy);
         put_time(&mut out, "previous_since", change.previous_since);
         if let Some(away) = change.away() {
             put_float(&mut out, "away_days", Some(away.days));
@@ -80,7 +78,14 @@ impl Writer {
     }
 
     /// A user's current state; a user without a life has none.
-    pub(super) fn state(&self, user_id: &str, user: &User, next: Option<EventTime>, now: WallTime) -> Output {
+    pub(super) fn state(
+        &self,
+        user_id: &str,
+        user: &User,
+        members: Members,
+        next: Option<EventTime>,
+        now: WallTime,
+    ) -> Output {
         let Some(life) = &user.life else { return self.gone(user_id) };
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(b"{\"user_id\":");
@@ -88,17 +93,13 @@ impl Writer {
         put_name(&mut out, "state", Some(life.state.as_str()));
         put_time(&mut out, "since", Some(life.since));
         put_name(&mut out, "reason", Some(life.reason.as_str()));
-        out.extend_from_slice(if life.activated_at.is_some() {
-            b",\"activated\":true"
-        } else {
-            b",\"activated\":false"
-        });
+        put_flag(&mut out, "activated", life.activated_at.is_some());
         put_number(&mut out, "seq", user.seq);
         put_time(&mut out, "first_active_at", Some(life.first_active));
         put_time(&mut out, "last_active_at", Some(life.last_active));
         put_time(&mut out, "activated_at", life.activated_at);
         self.put_totals(&mut out, user);
-        out.extend_from_slice(b",\"segments\":[]");
+        put_list(&mut out, "segments", members.iter().filter_map(|index| self.segments.get(index)));
         put_time(&mut out, "next_deadline_at", next);
         put_time(&mut out, "updated_at", Some(now.as_event_time()));
         out.push(b'}');
@@ -108,7 +109,7 @@ impl Writer {
 
     /// The user is gone: a null under the user's key.
     #[expect(clippy::unused_self, reason = "one way to make every kind of output")]
-    pub(super) fn gone(&self, user_id: &str) -> Output {
+    fn gone(&self, user_id: &str) -> Output {
         Output {
             topic: Topic::States,
             key: Some(user_id.as_bytes().to_vec()),
@@ -135,6 +136,19 @@ impl Writer {
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
             headers,
+        }
+    }
+
+    /// The user's record as of `at`, as transitions and segments have it.
+    fn put_record(&self, out: &mut Vec<u8>, user: &User, at: EventTime, policy: &Policy) {
+        let life = user.life.as_ref();
+        put_time(out, "first_active_at", life.map(|life| life.first_active));
+        put_time(out, "last_active_at", life.map(|life| life.last_active));
+        put_time(out, "activated_at", life.and_then(|life| life.activated_at));
+        put_float(out, "idle_days", user.idle_days(at));
+        self.put_totals(out, user);
+        if policy.survival.is_some() {
+            put_float(out, "p_alive", user.p_alive(at, policy));
         }
     }
 
@@ -197,6 +211,24 @@ fn put_name(out: &mut Vec<u8>, key: &str, name: Option<&str>) {
             out.push(b'"');
         }
     }
+}
+
+fn put_flag(out: &mut Vec<u8>, key: &str, flag: bool) {
+    put_key(out, key);
+    out.extend_from_slice(if flag { b"true" } else { b"false" });
+}
+
+/// A list of what is JSON already.
+fn put_list<'t>(out: &mut Vec<u8>, key: &str, items: impl Iterator<Item = &'t String>) {
+    put_key(out, key);
+    out.push(b'[');
+    for (place, item) in items.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(item.as_bytes());
+    }
+    out.push(b']');
 }
 
 fn put_number(out: &mut Vec<u8>, key: &str, number: u64) {

@@ -1,13 +1,15 @@
 //! The shard's own record: what a shard is beside its users. In the changelog under `s`, and in the store (SPEC section
 //! 7: what the shard resumes from).
 
+use crate::segment::Roster;
 use crate::shard::cohort::Cohorts;
 use crate::shard::watermark::Watermark;
 use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_i64, put_text, put_u64};
 use crate::time::{EventTime, WallTime};
 
-const VERSION: u8 = 1;
+/// Version 2 adds the segments' fingerprint, the policy's generation and the roster at the end; version 1 still reads.
+const VERSION: u8 = 2;
 
 /// What a shard is beside its users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +22,14 @@ pub struct ShardRecord {
     pub watermark: Watermark,
     /// Of the policy that judges.
     pub fingerprint: u64,
-    /// How often the policy has changed.
+    /// Of the segments' definitions; 0 without any.
+    pub segments: u64,
+    /// How often the policy or the segments have changed.
     pub generation: u32,
+    /// The generation that began with the policy's last change.
+    pub policy_generation: u32,
+    /// What the bits of a user's memberships stand for, by generation.
+    pub roster: Roster,
     /// The moment as of which users of earlier generations are judged again.
     pub judged_at: EventTime,
     /// How far that has come; `None` when it is done.
@@ -32,7 +40,7 @@ pub struct ShardRecord {
     pub properties: Vec<String>,
 }
 
-/// How far the judging of all users by a changed policy has come.
+/// How far the judging of all users by changed rules has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejudging {
     /// The last user judged, in order of ids; `None` at the start.
@@ -47,7 +55,10 @@ impl ShardRecord {
             position,
             watermark,
             fingerprint,
+            segments,
             generation,
+            policy_generation,
+            roster,
             judged_at,
             rejudging,
             cohorts,
@@ -76,6 +87,16 @@ impl ShardRecord {
         for name in properties {
             put_text(out, name);
         }
+        out.extend_from_slice(&segments.to_le_bytes());
+        put_u64(out, u64::from(*policy_generation));
+        put_u64(out, roster.parts().len() as u64);
+        for (generation, names) in roster.parts() {
+            put_u64(out, u64::from(*generation));
+            put_u64(out, names.len() as u64);
+            for name in names {
+                put_text(out, name);
+            }
+        }
     }
 
     /// Reads a record back.
@@ -84,7 +105,7 @@ impl ShardRecord {
     /// [`StoreError::UnknownVersion`] or [`StoreError::Damaged`].
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut from = Reader::new(bytes, "a shard record");
-        from.version(VERSION)?;
+        let version = from.version_up_to(VERSION)?;
         let input_partitions =
             i32::try_from(from.i64()?).map_err(|_| from.damaged("the number of partitions is out of range"))?;
         let position = option(&mut from)?;
@@ -108,19 +129,45 @@ impl ShardRecord {
         }
         let count = from.count()?;
         let properties = (0..count).map(|_| from.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        // Until version 2 every generation began with a change of the policy, and there were no segments.
+        let (mut segments, mut policy_generation, mut roster) = (0, generation, Roster::default());
+        if version > 1 {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(from.take(8)?);
+            segments = u64::from_le_bytes(bytes);
+            policy_generation = from.u32()?;
+            roster = read_roster(&mut from)?;
+        }
         from.end()?;
         Ok(Self {
             input_partitions,
             position,
             watermark,
             fingerprint: u64::from_le_bytes(fingerprint),
+            segments,
             generation,
+            policy_generation,
+            roster,
             judged_at,
             rejudging,
             cohorts,
             properties,
         })
     }
+}
+
+fn read_roster(from: &mut Reader<'_>) -> Result<Roster, StoreError> {
+    let mut generations: Vec<(u32, Vec<Box<str>>)> = Vec::new();
+    for _ in 0..from.count()? {
+        let generation = from.u32()?;
+        let count = from.count()?;
+        let names = (0..count).map(|_| from.text().map(Box::from)).collect::<Result<_, _>>()?;
+        if generations.last().is_some_and(|(last, _)| *last >= generation) {
+            return Err(from.damaged("its generations are out of order"));
+        }
+        generations.push((generation, names));
+    }
+    Ok(Roster::from_parts(generations))
 }
 
 fn put_option(out: &mut Vec<u8>, value: Option<i64>) {
@@ -148,7 +195,11 @@ mod tests {
         let numbers = (any::<i32>(), option::of(any::<i64>()), any::<i64>(), option::of(any::<i64>()), any::<u64>());
         let judged = (any::<u32>(), any::<i64>(), option::of(option::of("\\PC{1,9}")));
         let rest = (any::<[u32; 9]>(), proptest::collection::vec("\\PC{0,9}", 0..4));
-        (numbers, judged, rest).prop_map(|(numbers, judged, (sizes, properties))| {
+        let names = proptest::collection::vec("[a-z]{1,9}".prop_map(Box::from), 0..4);
+        let roster = proptest::collection::btree_map(any::<u32>(), names, 0..4);
+        let roster = roster.prop_map(|generations| Roster::from_parts(generations.into_iter().collect()));
+        let segments = (any::<u64>(), any::<u32>(), roster);
+        (numbers, judged, rest, segments).prop_map(|(numbers, judged, (sizes, properties), segments)| {
             let mut cohorts = Cohorts::default();
             Cohorts::classes().zip(sizes).for_each(|(class, size)| cohorts.set(class, u64::from(size)));
             let at = EventTime::from_millis(numbers.2);
@@ -157,7 +208,10 @@ mod tests {
                 position: numbers.1,
                 watermark: Watermark::restored(at, numbers.3.map(WallTime::from_millis)),
                 fingerprint: numbers.4,
+                segments: segments.0,
                 generation: judged.0,
+                policy_generation: segments.1,
+                roster: segments.2,
                 judged_at: EventTime::from_millis(judged.1),
                 rejudging: judged.2.map(|after| Rejudging { after: after.map(Into::into) }),
                 cohorts,
@@ -180,5 +234,14 @@ mod tests {
             let newer = matches!(ShardRecord::decode(&bytes), Err(StoreError::UnknownVersion { version: 9, .. }));
             prop_assert!(newer);
         }
+    }
+
+    /// Version 1 is frozen: a shard without segments, as an older build left it.
+    #[test]
+    fn version_1_still_reads() {
+        let version_1 = include_bytes!("../../tests/fuzz/corpus/shard-records/version-1.bin");
+        let record = ShardRecord::decode(version_1).expect("an older record");
+        assert_eq!((record.segments, record.roster), (0, Roster::default()));
+        assert_eq!(record.policy_generation, record.generation);
     }
 }

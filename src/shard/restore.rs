@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::shard::ShardError;
+use crate::shard::{ShardError, ledger};
 use crate::store::{Batch, Deadline, Store, codec, key};
 
 /// Turns records of the changelog into one write of the store, the index of deadlines included. Call it with batches of
@@ -22,6 +22,10 @@ pub fn restore_batch<'a>(
             key::ChangelogKey::User(user_id) => {
                 last.insert(user_id, value);
             }
+            key::ChangelogKey::Cell(cell) => {
+                value.map(ledger::decode).transpose()?;
+                batch.cells.push((cell.into(), value.map(<[u8]>::to_vec)));
+            }
             key::ChangelogKey::Shard => batch.shard = value.map(<[u8]>::to_vec),
         }
     }
@@ -34,7 +38,7 @@ pub fn restore_batch<'a>(
         let indexed = known.as_deref().map(codec::armed).transpose()?.flatten();
         let armed = match value {
             // Read whole here, so that damage stops the restore and not some later event.
-            Some(value) => codec::decode_user(value)?.armed,
+            Some(value) => codec::decode_user(value)?.user.armed,
             None => None,
         };
         if indexed != armed {

@@ -113,7 +113,7 @@ impl Timers {
             _ => Loaded::Everything,
         };
         for (user_id, entry) in users.dirty() {
-            let Some(at) = entry.user.as_ref().and_then(|user| user.armed) else { continue };
+            let Some(at) = entry.armed() else { continue };
             let is_new = after.as_ref().is_none_or(|after| (at, user_id) > (after.at, &*after.user_id));
             if is_new && entry.indexed != Some(at) {
                 self.arm(at, user_id);

@@ -2,13 +2,12 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::lifecycle::User;
-use crate::shard::cohort::{Class, Cohorts};
+use crate::person::Person;
 use crate::store::{Store, StoreError, codec};
 use crate::time::EventTime;
 
 /// What an entry takes beside the user's own parts: key, map slot, struct. An estimate, for the bound alone.
-const ENTRY_BYTES: usize = 320;
+const ENTRY_BYTES: usize = 448;
 
 /// Decoded users by id.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub(super) struct Users {
 #[derive(Debug)]
 pub(super) struct Entry {
     /// As of what was applied.
-    pub(super) user: Option<User>,
+    pub(super) person: Option<Person>,
     /// Whether the store has the user.
     pub(super) stored: bool,
     /// The deadline in the store's index.
@@ -34,9 +33,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// What counts the user; `None` when there is no user.
-    pub(super) fn class(&self) -> Option<Class> {
-        self.user.as_ref().map(Cohorts::class_of)
+    /// The armed deadline, as of what was applied.
+    pub(super) fn armed(&self) -> Option<EventTime> {
+        self.person.as_ref()?.user.armed
     }
 }
 
@@ -75,11 +74,11 @@ impl Users {
         if self.entries.contains_key(user_id) {
             return Ok(());
         }
-        let user = value.map(codec::decode_user).transpose()?;
-        let indexed = user.as_ref().and_then(|user| user.armed);
-        let bytes = size(user_id, user.as_ref());
+        let person = value.map(codec::decode_user).transpose()?;
+        let indexed = person.as_ref().and_then(|person| person.user.armed);
+        let bytes = size(user_id, person.as_ref());
         self.bytes += bytes;
-        let entry = Entry { stored: user.is_some(), user, indexed, dirty: false, used: true, bytes };
+        let entry = Entry { stored: person.is_some(), person, indexed, dirty: false, used: true, bytes };
         self.entries.insert(user_id.into(), entry);
         Ok(())
     }
@@ -128,10 +127,10 @@ impl Users {
         for user_id in self.dirty.drain(..) {
             let Some(entry) = self.entries.get_mut(&user_id) else { continue };
             entry.dirty = false;
-            entry.stored = entry.user.is_some();
-            entry.indexed = entry.user.as_ref().and_then(|user| user.armed);
+            entry.stored = entry.person.is_some();
+            entry.indexed = entry.armed();
             self.bytes -= entry.bytes;
-            entry.bytes = size(&user_id, entry.user.as_ref());
+            entry.bytes = size(&user_id, entry.person.as_ref());
             self.bytes += entry.bytes;
         }
         self.evict();
@@ -171,14 +170,15 @@ impl Users {
 }
 
 /// About what a user takes in memory.
-fn size(user_id: &str, user: Option<&User>) -> usize {
-    let parts = user.map_or(0, |user| {
+fn size(user_id: &str, person: Option<&Person>) -> usize {
+    let parts = person.map_or(0, |Person { user, trail, .. }| {
         let properties: usize = user.properties.iter().map(|(_, value)| 24 + value.len()).sum();
         let life = user.life.as_ref().map_or(0, |life| {
             let names: usize = life.last_events.iter().map(|name| 16 + name.len().max(16)).sum();
             names + 4 * life.activity.buckets.capacity()
         });
-        8 * user.recent_ids.capacity() + properties + life
+        let trail = 24 * trail.entries.capacity();
+        8 * user.recent_ids.capacity() + properties + life + trail
     });
     ENTRY_BYTES + user_id.len() + parts
 }

@@ -45,9 +45,17 @@ impl<'a> Reader<'a> {
 
     /// The version byte, which has to be `known`.
     pub(crate) fn version(&mut self, known: u8) -> Result<(), StoreError> {
-        match self.byte()? {
+        match self.version_up_to(known)? {
             version if version == known => Ok(()),
+            version => Err(StoreError::UnknownVersion { what: self.what, version, known }),
+        }
+    }
+
+    /// The version byte: `known` or one that came before.
+    pub(crate) fn version_up_to(&mut self, known: u8) -> Result<u8, StoreError> {
+        match self.byte()? {
             0 => Err(self.damaged("version 0, which there never was")),
+            version if version <= known => Ok(version),
             version => Err(StoreError::UnknownVersion { what: self.what, version, known }),
         }
     }

@@ -1,6 +1,6 @@
 //! The persisted user: compact, versioned, and identical in RocksDB and the changelog.
 //!
-//! Version 1. All numbers are LEB128 varints, signed ones zigzag; times are distances from the last activity:
+//! Version 2, which adds the last two rows to version 1; version 1 still reads. All numbers are LEB128 varints, signed ones zigzag; times are distances from the last activity:
 //!
 //! | part | bytes |
 //! |------|-------|
@@ -10,6 +10,8 @@
 //! | ids, if any: their number, then 5 bytes each | 1 + 5n |
 //! | properties, if any: their number, then index and text | |
 //! | life, if any: state and reason (1 byte), times, totals, names, days | about 30 |
+//! | standing in the segments, if any: members, as of when, number | 3 |
+//! | trail, if any: the latest return, the latest entries | |
 //!
 //! A name that is in the list already is a reference to its place. Days are small numbers, with runs of empty days as
 //! zero and length. Reading takes every byte or says [`StoreError::Damaged`]: torn values never pass.
@@ -17,11 +19,16 @@
 use crate::lifecycle::activity::{Activity, MAX_BUCKETS};
 use crate::lifecycle::user::{LAST_EVENTS, Life, RECENT_IDS, User};
 use crate::lifecycle::{Reason, State};
+use crate::person::Person;
+use crate::segment::Standing;
 use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_before, put_i64, put_text, put_u64};
 use crate::time::{Day, EventTime};
+use crate::win_back::Trail;
 
-const VERSION: u8 = 1;
+mod trail;
+
+const VERSION: u8 = 2;
 const WHAT: &str = "a user";
 const ID_LEN: usize = 5;
 
@@ -31,13 +38,17 @@ const HAS_IDS: u8 = 1 << 2;
 const HAS_PROPERTIES: u8 = 1 << 3;
 const HAS_ACTIVATED: u8 = 1 << 4;
 const HAS_ABSENCE: u8 = 1 << 5;
-const KNOWN_FLAGS: u8 = HAS_LIFE | HAS_ARMED | HAS_IDS | HAS_PROPERTIES | HAS_ACTIVATED | HAS_ABSENCE;
+const HAS_STANDING: u8 = 1 << 6;
+const HAS_TRAIL: u8 = 1 << 7;
+/// What version 1 does not have.
+const NEW_FLAGS: u8 = HAS_STANDING | HAS_TRAIL;
 
 /// Appends a user.
 ///
 /// # Panics
 /// If the user breaks a bound of its own type (ids, names, day buckets): it must not reach the disk.
-pub fn encode_user(user: &User, out: &mut Vec<u8>) {
+pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
+    let Person { user, standing, trail } = person;
     let User { seq, life, recent_ids, properties, generation, armed } = user;
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.push(VERSION);
@@ -47,7 +58,9 @@ pub fn encode_user(user: &User, out: &mut Vec<u8>) {
             | flag(!recent_ids.is_empty(), HAS_IDS)
             | flag(!properties.is_empty(), HAS_PROPERTIES)
             | flag(life.as_ref().is_some_and(|life| life.activated_at.is_some()), HAS_ACTIVATED)
-            | flag(life.as_ref().is_some_and(|life| life.absent_since.is_some()), HAS_ABSENCE),
+            | flag(life.as_ref().is_some_and(|life| life.absent_since.is_some()), HAS_ABSENCE)
+            | flag(*standing != Standing::default(), HAS_STANDING)
+            | flag(!trail.is_empty(), HAS_TRAIL),
     );
     if let Some(armed) = armed {
         put_i64(out, armed.as_millis());
@@ -72,13 +85,20 @@ pub fn encode_user(user: &User, out: &mut Vec<u8>) {
     if let Some(life) = life {
         encode_life(life, out);
     }
+    let base = base(user);
+    if *standing != Standing::default() {
+        trail::encode_standing(standing, base, out);
+    }
+    if !trail.is_empty() {
+        trail::encode_trail(trail, base, out);
+    }
 }
 
 /// Reads a user back.
 ///
 /// # Errors
 /// [`StoreError::UnknownVersion`], or [`StoreError::Damaged`] for anything that [`encode_user`] does not write.
-pub fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
+pub fn decode_user(bytes: &[u8]) -> Result<Person, StoreError> {
     let mut from = Reader::new(bytes, WHAT);
     let (flags, armed) = decode_head(&mut from)?;
     let generation = from.u32()?;
@@ -105,8 +125,23 @@ pub fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
         }
     }
     let life = if flags & HAS_LIFE == 0 { None } else { Some(decode_life(&mut from, flags)?) };
+    let user = User { seq, life, recent_ids, properties, generation, armed };
+    let base = base(&user);
+    let mut standing = Standing::default();
+    if flags & HAS_STANDING != 0 {
+        standing = trail::decode_standing(&mut from, base)?;
+    }
+    let mut trail = Trail::default();
+    if flags & HAS_TRAIL != 0 {
+        trail = trail::decode_trail(&mut from, base)?;
+    }
     from.end()?;
-    Ok(User { seq, life, recent_ids, properties, generation, armed })
+    Ok(Person { user, standing, trail })
+}
+
+/// What the times of the standing and of the trail are distances from.
+fn base(user: &User) -> EventTime {
+    user.life.as_ref().map_or(EventTime::default(), |life| life.last_active)
 }
 
 /// The armed deadline of an encoded user.
@@ -118,9 +153,10 @@ pub fn armed(bytes: &[u8]) -> Result<Option<EventTime>, StoreError> {
 }
 
 fn decode_head(from: &mut Reader<'_>) -> Result<(u8, Option<EventTime>), StoreError> {
-    from.version(VERSION)?;
+    let version = from.version_up_to(VERSION)?;
     let flags = from.byte()?;
-    if flags & !KNOWN_FLAGS != 0 || (flags & HAS_LIFE == 0 && flags & (HAS_ACTIVATED | HAS_ABSENCE) != 0) {
+    if (version == 1 && flags & NEW_FLAGS != 0) || (flags & HAS_LIFE == 0 && flags & (HAS_ACTIVATED | HAS_ABSENCE) != 0)
+    {
         return Err(from.damaged("it has impossible flags"));
     }
     let armed = if flags & HAS_ARMED == 0 { None } else { Some(EventTime::from_millis(from.i64()?)) };
@@ -264,6 +300,8 @@ fn decode_activity(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::segment::Members;
+    use crate::win_back::{Comeback, Entry};
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -297,8 +335,7 @@ pub(crate) mod tests {
         })
     }
 
-    /// Any user that the type allows.
-    pub(crate) fn users() -> impl Strategy<Value = User> {
+    fn lifecycles() -> impl Strategy<Value = User> {
         let ids = vec(0..1_u64 << 40, 0..=RECENT_IDS);
         let properties = vec((any::<u16>(), "\\PC{0,12}"), 0..4);
         (any::<u64>(), option::of(lives()), ids, properties, any::<u32>(), option::of(time())).prop_map(
@@ -313,7 +350,39 @@ pub(crate) mod tests {
         )
     }
 
-    fn encoded(user: &User) -> Vec<u8> {
+    fn comebacks() -> impl Strategy<Value = Comeback> {
+        let times = (time(), time(), option::of((time(), option::of(time()))));
+        let rest = (any::<u64>(), 0..State::ALL.len(), option::of("\\PC{0,9}"), any::<u32>());
+        (times, rest).prop_map(|((at, away_since, core), (seq, state, campaign, active_days))| Comeback {
+            at,
+            seq,
+            away_from: State::ALL[state],
+            away_since,
+            campaign: campaign.map(Into::into),
+            active_days,
+            core_actions: (core.map(|(first, _)| first), core.and_then(|(_, second)| second)),
+        })
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let one = (time(), any::<bool>(), any::<bool>());
+        proptest::collection::btree_map(0..64_u8, one, 0..5).prop_map(|entries| {
+            let entry = |(segment, (at, held_out, returned))| Entry { segment, at, held_out, returned };
+            entries.into_iter().map(entry).collect()
+        })
+    }
+
+    /// Any user that the types allow.
+    pub(crate) fn users() -> impl Strategy<Value = Person> {
+        let standing = (any::<u64>(), time(), any::<u64>());
+        let standing =
+            standing.prop_map(|(bits, as_of, seq)| Standing { members: Members::from_bits(bits), as_of, seq });
+        let trail = (option::of(comebacks()), entries()).prop_map(|(comeback, entries)| Trail { comeback, entries });
+        (lifecycles(), prop_oneof![Just(Standing::default()), standing], trail)
+            .prop_map(|(user, standing, trail)| Person { user, standing, trail })
+    }
+
+    fn encoded(user: &Person) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode_user(user, &mut bytes);
         bytes
@@ -323,7 +392,7 @@ pub(crate) mod tests {
         #[test]
         fn decode_of_encode_is_identity(user in users()) {
             let bytes = encoded(&user);
-            prop_assert_eq!(armed(&bytes).expect("what is written reads"), user.armed);
+            prop_assert_eq!(armed(&bytes).expect("what is written reads"), user.user.armed);
             prop_assert_eq!(decode_user(&bytes).expect("what is written reads"), user);
         }
 
@@ -350,16 +419,14 @@ pub(crate) mod tests {
 
     #[test]
     fn an_unknown_version_is_named() {
-        let mut bytes = encoded(&User::default());
-        bytes[0] = 2;
-        assert!(matches!(decode_user(&bytes), Err(StoreError::UnknownVersion { version: 2, known: 1, .. })));
+        let mut bytes = encoded(&Person::default());
+        bytes[0] = 3;
+        assert!(matches!(decode_user(&bytes), Err(StoreError::UnknownVersion { version: 3, known: 2, .. })));
     }
 
-    /// Version 1 is frozen: these bytes are on disks and in changelogs.
-    #[test]
-    fn version_1_stays_as_it_is() {
+    fn frozen_user() -> User {
         let at = EventTime::from_millis(1_700_000_000_000);
-        let user = User {
+        User {
             seq: 3,
             life: Some(Life {
                 state: State::AtRisk,
@@ -378,11 +445,55 @@ pub(crate) mod tests {
             properties: vec![(1, "7".into())],
             generation: 1,
             armed: Some(at),
-        };
-        let hex: String = encoded(&user).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, FROZEN);
+        }
     }
 
-    const FROZEN: &str =
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Version 1 is frozen: these bytes are on disks and in changelogs.
+    #[test]
+    fn version_1_still_reads() {
+        let bytes: Vec<u8> = (0..VERSION_1.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&VERSION_1[at..at + 2], 16).expect("digits"))
+            .collect();
+        assert_eq!(decode_user(&bytes).expect("an older value"), Person::from(frozen_user()));
+    }
+
+    const VERSION_1: &str =
         "011f80a0abfef9620103010504030201010101370580a0abfef962ffefb252000005020302610262010004020001030902";
+
+    /// Version 2 is frozen: these bytes are on disks and in changelogs.
+    #[test]
+    fn version_2_stays_as_it_is() {
+        let user = frozen_user();
+        let at = EventTime::from_millis(1_700_000_000_000);
+        let day = |days| at + crate::time::Span::from_days(days);
+        let comeback = Comeback {
+            at: day(-1),
+            seq: 2,
+            away_from: State::Churned,
+            away_since: day(-9),
+            campaign: Some("spring".into()),
+            active_days: 3,
+            core_actions: (Some(day(0)), None),
+        };
+        let entry = |segment, days, held_out, returned| Entry { segment, at: day(days), held_out, returned };
+        let person = Person {
+            user,
+            standing: Standing { members: Members::from_bits(0b101), as_of: day(1), seq: 4 },
+            trail: Trail {
+                comeback: Some(comeback),
+                entries: vec![entry(0, -3, false, true), entry(2, 1, true, false)],
+            },
+        };
+        let bytes = encoded(&person);
+        assert_eq!(hex(&bytes), VERSION_2);
+        assert_eq!(decode_user(&bytes).expect("it reads"), person);
+    }
+
+    const VERSION_2: &str = "02df80a0abfef9620103010504030201010101370580a0abfef962ffefb2520000050203026102620100040200010309\
+                             0205ffefb25204031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";
 }

@@ -5,15 +5,18 @@
 //! | `users`  | partition (u32 BE), user id                                  | the user (`codec`)             |
 //! | `timers` | partition (u32 BE), deadline (u64 BE, order kept), user id   | empty                          |
 //! | `meta`   | partition (u32 BE), `s` or `p`                               | shard record, changelog offset |
+//! | `meta`   | partition (u32 BE), `a`, the cell's key                      | a cell of the ledger           |
 //!
-//! In the changelog topic, where the partition is the partition, a user's key is `u` + user id and the shard record's is
-//! `s`. Big-endian integers make the order of the bytes the order of partition, time and user.
+//! In the changelog topic, where the partition is the partition, a user's key is `u` + user id, a cell's `a` + its key, and
+//! the shard record's is `s`. Big-endian integers make the order of the bytes the order of partition, time and user.
 
 use crate::store::{Deadline, StoreError};
 use crate::time::EventTime;
 
 /// First byte of a user's key in the changelog.
 pub const CHANGELOG_USER: u8 = b'u';
+/// First byte of a cell's key, in the changelog and after the partition.
+pub const CHANGELOG_CELL: u8 = b'a';
 /// The whole key of the shard record in the changelog.
 pub const CHANGELOG_SHARD: &[u8] = b"s";
 
@@ -25,6 +28,8 @@ const TIME_LEN: usize = size_of::<u64>();
 pub enum ChangelogKey<'a> {
     /// A user.
     User(&'a str),
+    /// A cell of the ledger.
+    Cell(&'a [u8]),
     /// The shard itself.
     Shard,
 }
@@ -38,6 +43,12 @@ pub fn changelog_user(user_id: &str) -> Vec<u8> {
     key
 }
 
+/// A cell's key in the changelog.
+#[must_use]
+pub fn changelog_cell(cell: &[u8]) -> Vec<u8> {
+    [&[CHANGELOG_CELL], cell].concat()
+}
+
 /// Reads a changelog key.
 ///
 /// # Errors
@@ -48,6 +59,7 @@ pub fn read_changelog(key: &[u8]) -> Result<ChangelogKey<'_>, StoreError> {
         [CHANGELOG_USER, user_id @ ..] if !user_id.is_empty() => {
             text(user_id, "a changelog key").map(ChangelogKey::User)
         }
+        [CHANGELOG_CELL, cell @ ..] if !cell.is_empty() => Ok(ChangelogKey::Cell(cell)),
         _ => Err(damaged("a changelog key")),
     }
 }
@@ -123,6 +135,29 @@ pub fn changelog_position(partition_id: i32) -> Vec<u8> {
     [&partition(partition_id)[..], b"p"].concat()
 }
 
+/// A cell's key.
+#[must_use]
+pub fn cell(partition_id: i32, cell: &[u8]) -> Vec<u8> {
+    [&partition(partition_id)[..], &[CHANGELOG_CELL], cell].concat()
+}
+
+/// The smallest key above every cell of the partition.
+#[must_use]
+pub fn cells_end(partition_id: i32) -> Vec<u8> {
+    [&partition(partition_id)[..], &[CHANGELOG_CELL + 1]].concat()
+}
+
+/// The cell of a cell's key.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub fn read_cell(key: &[u8]) -> Result<&[u8], StoreError> {
+    match key.get(PARTITION_LEN..) {
+        Some([CHANGELOG_CELL, cell @ ..]) => Ok(cell),
+        _ => Err(damaged("a cell's key")),
+    }
+}
+
 /// The smallest key above every key of the partition.
 #[must_use]
 pub fn partition_end(partition_id: i32) -> [u8; PARTITION_LEN] {
@@ -187,10 +222,25 @@ mod tests {
         }
 
         #[test]
+        fn cells_lie_apart_from_the_record_and_the_position(
+            partition in 0..=i32::MAX, cell_key in proptest::collection::vec(any::<u8>(), 1..9),
+        ) {
+            let key = cell(partition, &cell_key);
+            prop_assert_eq!(read_cell(&key).expect("a written key reads"), &cell_key[..]);
+            let changelog = changelog_cell(&cell_key);
+            prop_assert_eq!(read_changelog(&changelog).expect("reads"), ChangelogKey::Cell(&cell_key));
+            prop_assert!(key < cells_end(partition) && cells_end(partition) < changelog_position(partition));
+            prop_assert!(cells_end(partition) < shard_record(partition));
+        }
+
+        #[test]
         fn any_bytes_are_a_key_or_damaged(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
             let _ = (read_timer(&bytes).is_ok(), read_user(&bytes).is_ok());
-            if let Ok(ChangelogKey::User(user_id)) = read_changelog(&bytes) {
-                prop_assert_eq!(changelog_user(user_id), bytes);
+            match read_changelog(&bytes) {
+                Ok(ChangelogKey::User(user_id)) => prop_assert_eq!(changelog_user(user_id), bytes),
+                Ok(ChangelogKey::Cell(cell)) => prop_assert_eq!(changelog_cell(cell), bytes),
+                Ok(ChangelogKey::Shard) => prop_assert_eq!(CHANGELOG_SHARD, bytes),
+                Err(_) => {}
             }
         }
     }

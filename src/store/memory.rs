@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::store::{Batch, Deadline, Store, StoreError};
+use crate::store::{Batch, Cell, Deadline, Store, StoreError};
 use crate::time::EventTime;
 
 /// One shard's state in ordered maps.
@@ -11,6 +11,7 @@ use crate::time::EventTime;
 pub struct MemoryStore {
     users: BTreeMap<Box<str>, Vec<u8>>,
     deadlines: BTreeSet<Deadline>,
+    cells: BTreeMap<Box<[u8]>, Vec<u8>>,
     shard: Option<Vec<u8>>,
     changelog_position: Option<i64>,
 }
@@ -56,16 +57,28 @@ impl Store for MemoryStore {
         Ok(range.take(limit).map(|(user_id, value)| (user_id.clone(), value.clone())).collect())
     }
 
+    fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError> {
+        let range = self.cells.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        let begun = range.take_while(|(key, _)| key.starts_with(prefix));
+        Ok(begun.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
     fn shard(&self) -> Result<(Option<Vec<u8>>, Option<i64>), StoreError> {
         Ok((self.shard.clone(), self.changelog_position))
     }
 
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { users, arm, disarm, shard, changelog_position } = batch;
+        let Batch { users, arm, disarm, cells, shard, changelog_position } = batch;
         for (user_id, value) in users {
             match value {
                 Some(value) => self.users.insert(user_id, value),
                 None => self.users.remove(&user_id),
+            };
+        }
+        for (key, value) in cells {
+            match value {
+                Some(value) => self.cells.insert(key, value),
+                None => self.cells.remove(&key),
             };
         }
         for deadline in disarm {

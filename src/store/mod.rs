@@ -21,6 +21,9 @@ pub struct Deadline {
     pub user_id: Box<str>,
 }
 
+/// A cell of the ledger: its key, and its counts as `shard::ledger` encodes them.
+pub type Cell = (Box<[u8]>, Vec<u8>);
+
 /// One atomic change of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -30,6 +33,8 @@ pub struct Batch {
     pub arm: Vec<Deadline>,
     /// Deadlines to remove from the index.
     pub disarm: Vec<Deadline>,
+    /// Cells of the ledger to write (`Some`, encoded) or delete (`None`).
+    pub cells: Vec<(Box<[u8]>, Option<Vec<u8>>)>,
     /// The shard's own record, encoded.
     pub shard: Option<Vec<u8>>,
     /// The changelog offset that this batch reaches to (exclusive): the next record to replay.
@@ -61,6 +66,12 @@ pub trait Store {
     /// # Errors
     /// As [`Store::user`].
     fn scan(&self, after: Option<&str>, limit: usize) -> Result<Vec<(Box<str>, Vec<u8>)>, StoreError>;
+
+    /// The cells of the ledger whose keys begin with `prefix`, encoded, in order of their keys.
+    ///
+    /// # Errors
+    /// As [`Store::user`].
+    fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError>;
 
     /// The shard's own record and the changelog position, if this shard was ever written.
     ///

@@ -14,7 +14,7 @@ use rocksdb::{
     Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions, properties,
 };
 
-use crate::store::{Batch, Deadline, Store, StoreError, key};
+use crate::store::{Batch, Cell, Deadline, Store, StoreError, key};
 use crate::time::EventTime;
 
 const USERS: &str = "users";
@@ -266,6 +266,18 @@ impl Store for RocksStore {
         Ok(found)
     }
 
+    fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError> {
+        let from = key::cell(self.partition, prefix);
+        let mut iterator = self.iterate(META, &from, key::cells_end(self.partition));
+        let mut found = Vec::new();
+        while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&from)) {
+            found.push((Box::from(key::read_cell(key)?), value.to_vec()));
+            iterator.next();
+        }
+        self.status(&iterator)?;
+        Ok(found)
+    }
+
     fn shard(&self) -> Result<(Option<Vec<u8>>, Option<i64>), StoreError> {
         let family = self.database.family(META);
         let get = |key: Vec<u8>| self.database.db.get_cf(family, key).map_err(|source| self.database.error(source));
@@ -282,7 +294,7 @@ impl Store for RocksStore {
     }
 
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { users, arm, disarm, shard, changelog_position } = batch;
+        let Batch { users, arm, disarm, cells, shard, changelog_position } = batch;
         let mut write = WriteBatch::default();
         let (family, mut key) = (self.database.family(USERS), Vec::new());
         for (user_id, value) in users {
@@ -302,6 +314,13 @@ impl Store for RocksStore {
             write.put_cf(family, &key, b"");
         }
         let family = self.database.family(META);
+        for (cell, value) in cells {
+            let key = key::cell(self.partition, &cell);
+            match value {
+                Some(value) => write.put_cf(family, key, value),
+                None => write.delete_cf(family, key),
+            }
+        }
         if let Some(shard) = shard {
             write.put_cf(family, key::shard_record(self.partition), shard);
         }
@@ -432,6 +451,7 @@ mod tests {
                     proptest::collection::vec((0_u8..20, proptest::option::of(any::<u8>())), 0..12),
                     proptest::collection::vec((-50_i64..50, 0_u8..20), 0..12),
                     proptest::collection::vec((-50_i64..50, 0_u8..20), 0..12),
+                    proptest::collection::vec((0_u8..3, 0_u8..3, proptest::option::of(any::<u8>())), 0..6),
                     proptest::option::of(any::<u8>()),
                     proptest::option::of(0_i64..1000),
                     any::<bool>(),
@@ -445,11 +465,12 @@ mod tests {
             let dir = tempfile::tempdir().expect("a temporary folder");
             let database = Database::open(dir.path(), MEMORY).expect("opens");
             let (mut rocks, mut memory) = (database.shard(9), MemoryStore::new());
-            for (users, arm, disarm, shard, changelog_position, flush) in batches {
+            for (users, arm, disarm, cells, shard, changelog_position, flush) in batches {
                 let batch = Batch {
                     users: users.into_iter().map(|(user, value)| (format!("u{user}").into(), value.map(|v| vec![v]))).collect(),
                     arm: arm.into_iter().map(|(at, user)| deadline(at, user)).collect(),
                     disarm: disarm.into_iter().map(|(at, user)| deadline(at, user)).collect(),
+                    cells: cells.into_iter().map(|(a, b, value)| (Box::from([a, b]), value.map(|v| vec![v]))).collect(),
                     shard: shard.map(|byte| vec![byte]),
                     changelog_position,
                 };
@@ -464,6 +485,9 @@ mod tests {
             prop_assert_eq!(rocks.deadlines(after.as_ref(), until, limit).expect("reads"), memory.deadlines(after.as_ref(), until, limit).expect("reads"));
             let user_id = after.as_ref().map(|deadline| &*deadline.user_id);
             prop_assert_eq!(rocks.scan(user_id, limit).expect("reads"), memory.scan(user_id, limit).expect("reads"));
+            for prefix in [&[][..], &[1], &[1, 2], &[9]] {
+                prop_assert_eq!(rocks.cells(prefix).expect("reads"), memory.cells(prefix).expect("reads"));
+            }
             prop_assert_eq!(rocks.shard().expect("reads"), memory.shard().expect("reads"));
             let ids = ["u3", "u19", "nobody", "u3"];
             prop_assert_eq!(rocks.users(&ids).expect("reads"), memory.users(&ids).expect("reads"));

@@ -64,19 +64,11 @@ impl Comeback {
         self.at - self.away_since
     }
 
-    /// Counts an activity of the user, the returning event included; late ones too, in any order. `campaign` is what a
-    /// win-back event names: `None` for any other event, `Some(None)` for one that names no campaign. Returns the
-    /// attribution if this event brings it: within `window` of the return, the first of this absence to arrive.
-    pub fn record(
-        &mut self,
-        at: EventTime,
-        core: bool,
-        campaign: Option<Option<&str>>,
-        window: Span,
-    ) -> Option<Attribution> {
+    /// Counts an activity of the user, the returning event included; late ones too, in any order.
+    pub fn record(&mut self, at: EventTime, core: bool) {
         let since = at - self.at;
         if since < Span::ZERO {
-            return None;
+            return;
         }
         let day = since.as_millis() / DAY_MS;
         if day <= i64::from(CURVE_DAYS) {
@@ -85,7 +77,15 @@ impl Comeback {
         if core && since < Span::from_days(i64::from(CURVE_DAYS)) {
             self.add_core(at);
         }
-        let campaign = campaign.filter(|_| self.campaign.is_none() && since <= window)?;
+    }
+
+    /// Takes a win-back event, which names `campaign` or none. Returns the attribution if this event brings it: within
+    /// `window` of the return, the first of this absence to arrive.
+    pub fn attribute(&mut self, at: EventTime, campaign: Option<&str>, window: Span) -> Option<Attribution> {
+        let since = at - self.at;
+        if self.campaign.is_some() || since < Span::ZERO || since > window {
+            return None;
+        }
         let name = campaign.filter(|name| !name.is_empty()).unwrap_or(UNKNOWN_CAMPAIGN);
         let name: Box<str> = Box::from(&name[..name.floor_char_boundary(CAMPAIGN_BYTES_MAX)]);
         self.campaign = Some(name.clone());

@@ -96,7 +96,9 @@ fn the_first_win_back_event_within_the_window_is_the_attribution() {
     let window = Span::from_days(1);
     let brought = |events: &[(i64, Option<Option<&str>>)]| -> Vec<(String, EventTime)> {
         let mut comeback = comeback();
-        let found = events.iter().filter_map(|(hour, campaign)| comeback.record(at(*hour), false, *campaign, window));
+        let found = events
+            .iter()
+            .filter_map(|(hour, campaign)| campaign.and_then(|name| comeback.attribute(at(*hour), name, window)));
         found.map(|attribution| (attribution.campaign.into(), attribution.at)).collect()
     };
     let spring = |hour| vec![("spring".to_owned(), at(hour))];
@@ -114,7 +116,7 @@ fn the_first_win_back_event_within_the_window_is_the_attribution() {
 fn days_after_a_return_are_rolling() {
     let mut comeback = comeback();
     for hour in [1000, 1023, 1048, 1000 + 24 * 30 + 23, 1000 + 24 * 31] {
-        let _ = comeback.record(at(hour), false, None, Span::ZERO);
+        comeback.record(at(hour), false);
     }
     let active: Vec<u8> = (1..=30).filter(|day| comeback.active_on(*day)).collect();
     assert_eq!(active, [2, 30]);
@@ -126,13 +128,13 @@ fn days_after_a_return_are_rolling() {
 fn the_funnel_counts_core_actions_within_thirty_days_in_any_order() {
     let mut comeback = comeback();
     assert_eq!(comeback.funnel(), Funnel::Returned);
-    let _ = comeback.record(at(1000 + 24 * 30), true, None, Span::ZERO);
+    comeback.record(at(1000 + 24 * 30), true);
     assert_eq!(comeback.funnel(), Funnel::Returned, "day 30 is too late");
-    let _ = comeback.record(at(1500), true, None, Span::ZERO);
+    comeback.record(at(1500), true);
     assert_eq!((comeback.funnel(), comeback.to_second_core()), (Funnel::FirstCore, None));
-    let _ = comeback.record(at(1400), true, None, Span::ZERO);
+    comeback.record(at(1400), true);
     assert_eq!((comeback.funnel(), comeback.to_second_core()), (Funnel::SecondCore, Some(at(500) - at(0))));
-    let _ = comeback.record(at(1450), true, None, Span::ZERO);
+    comeback.record(at(1450), true);
     assert_eq!(comeback.to_second_core(), Some(at(450) - at(0)));
 }
 
@@ -152,14 +154,14 @@ proptest! {
             curve.add(&kept);
             for (hour, core) in events {
                 curve.remove(&kept);
-                let _ = kept.record(at(1000 + hour), *core, None, Span::ZERO);
+                kept.record(at(1000 + hour), *core);
                 curve.add(&kept);
             }
             let mut sorted = events.clone();
             sorted.sort_unstable();
             let mut in_order = comeback();
             for (hour, core) in sorted {
-                let _ = in_order.record(at(1000 + hour), core, None, Span::ZERO);
+                in_order.record(at(1000 + hour), core);
             }
             prop_assert_eq!(&in_order, &kept);
 

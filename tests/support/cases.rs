@@ -10,6 +10,7 @@ use ebbtide::lifecycle::policy::{Declining, Survival};
 use ebbtide::rules::{Origin, Rules};
 use ebbtide::shard::watermark::TimeRules;
 use ebbtide::time::{DAY_MS, EventTime, Span};
+use ebbtide::win_back::WinBackRules;
 use rand::{RngExt as _, SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -130,6 +131,8 @@ impl Case {
             decoder: Decoder::new(roles).expect("good rules"),
             time: self.time.clone(),
             track: TRACK.map(str::to_owned).to_vec(),
+            segments: Vec::new(),
+            win_back: WinBackRules::default(),
             origin: Origin::default(),
         }
     }

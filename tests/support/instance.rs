@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::kafka::{Broker, eventually, temporary_folder};
 
 /// The program under test; `None` only where there is no binary to build.
-const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_ebbtide");
+pub(crate) const PROGRAM: Option<&str> = option_env!("CARGO_BIN_EXE_ebbtide");
 /// SPEC issue 2: SIGTERM to exit. A loaded machine gets a little more before the test calls it a hang.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 
@@ -242,25 +242,13 @@ listen = "{http}"
 
     /// Status and body, without waiting; `None` when nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(&self.http).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, body.to_owned()))
+        get(&self.http, path)
     }
 
     /// The sum of a metric over its labels; `None` when it is not there (yet).
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics")?;
-        let values: Vec<f64> = text
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
-            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-            .collect();
-        (!values.is_empty()).then(|| values.iter().sum())
+        sum(&text, name, |_| true)
     }
 
     /// The end of the log, for a test that fails.
@@ -269,6 +257,28 @@ listen = "{http}"
         let lines: Vec<&str> = text.lines().collect();
         format!("its log ends with:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
     }
+}
+
+/// Status and body of a page; `None` when nobody answers at `address`.
+pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// The sum of a metric over those of its series whose labels `wanted` takes; `None` when there is none.
+pub(crate) fn sum(text: &str, name: &str, wanted: impl Fn(&str) -> bool) -> Option<f64> {
+    let values: Vec<f64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']) && wanted(rest)))
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
 }
 
 impl Drop for Instance {

@@ -10,15 +10,30 @@ use serde_json::Value;
 pub(crate) struct Schemas {
     transition: Validator,
     state: Validator,
+    segment: Validator,
+    outcome: Validator,
 }
 
 impl Schemas {
     pub(crate) fn load() -> Self {
-        Self { transition: load("transition"), state: load("state") }
+        Self {
+            transition: load("transition"),
+            state: load("state"),
+            segment: load("segment"),
+            outcome: load("outcome"),
+        }
     }
 
     pub(crate) fn assert_transition(&self, record: &Value) {
         assert_valid(&self.transition, record);
+    }
+
+    pub(crate) fn assert_segment(&self, record: &Value) {
+        assert_valid(&self.segment, record);
+    }
+
+    pub(crate) fn assert_outcome(&self, record: &Value) {
+        assert_valid(&self.outcome, record);
     }
 
     pub(crate) fn assert_state(&self, record: &Value) {

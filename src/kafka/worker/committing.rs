@@ -179,7 +179,7 @@ impl Session<'_> {
         began: Instant,
     ) -> Result<(), Halt> {
         let took: Duration = began.elapsed();
-        let now = self.shared.parts.clock.now();
+        let now = self.shared.parts.clock.broker_time();
         self.progress.committed = true;
         self.shared.parts.metrics.committed(took);
         for (place, Held { partition, sealed, offset, .. }) in held.into_iter().enumerate() {

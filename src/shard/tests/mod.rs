@@ -3,6 +3,8 @@
 mod golden;
 mod promises;
 mod recovery;
+mod schemas;
+mod win_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::shard::{ChangelogRecord, Cohorts, Effects, Output, Progress, Shard, S
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, codec};
 use crate::time::{DAY_MS, EventTime, Span, WallTime};
+use crate::win_back::WinBackRules;
 
 /// 2023-11-15T00:00:00Z, the first moment of a UTC day.
 const START: i64 = 19_676 * DAY_MS;
@@ -29,6 +32,8 @@ fn rules(policy: Policy, track: &[&str]) -> Arc<Rules> {
         decoder: Decoder::new(events).expect("the rules are sound"),
         time: TimeRules::default(),
         track,
+        segments: Vec::new(),
+        win_back: WinBackRules::default(),
         origin: Origin::default(),
     })
 }
@@ -131,7 +136,7 @@ impl<S: Store> Run<S> {
             let Some((last, _)) = users.last() else { break };
             after = Some(last.clone());
             for (user_id, bytes) in &users {
-                let user = codec::decode_user(bytes).expect("decodes");
+                let user = codec::decode_user(bytes).expect("decodes").user;
                 counted.enter(Cohorts::class_of(&user));
                 armed.extend(user.armed.map(|at| (at, user_id.clone())));
             }
