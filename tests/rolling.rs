@@ -53,7 +53,8 @@ impl Traffic {
         while !self.done.load(Ordering::Relaxed) {
             let due =
                 usize::try_from(began.elapsed().as_millis() * u128::from(PER_SECOND) / 1_000).expect("not so many");
-            for number in self.events.lock().expect("no panic").len()..due {
+            let sent = self.events.lock().expect("no panic").len();
+            for number in sent..due {
                 let user = format!("user-{number}");
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
                 let value = format!(r#"{{"user_id":"{user}","event":"Opened","time":{now}}}"#);
