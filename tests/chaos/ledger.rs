@@ -70,8 +70,8 @@ pub(crate) fn add_cohorts(sum: &mut BTreeMap<(String, bool), u64>, answer: &Valu
     }
 }
 
-/// Each user's transitions count from 1 without a gap, over the whole topic: what was right when it was written is right
-/// for whoever comes last.
+/// Each life's transitions count from 1 without a gap, over the whole topic: what was right when it was written is right
+/// for whoever comes last. Who was forgotten or deleted and comes back begins anew.
 #[derive(Default)]
 pub(crate) struct Sequences {
     users: BTreeMap<Vec<u8>, u64>,
@@ -83,7 +83,7 @@ impl Sequences {
         let record: Value = serde_json::from_slice(message.value.as_deref().expect("a value")).expect("JSON");
         let last = self.users.entry(message.key.clone().expect("a key")).or_default();
         assert_eq!(record["seq"], *last + 1, "a gap or a double: {record}");
-        *last += 1;
+        *last = if record["to"].is_null() { 0 } else { *last + 1 };
         self.count += 1;
     }
 }
