@@ -38,8 +38,10 @@ demo: build ## See it work, without a broker (ARGS="--brokers localhost:9092" fo
 	@$(EBBTIDE) demo $(ARGS)
 
 .PHONY: test
-test: build ## All tests, the real broker's included (ARGS="--test exactly_once" for one)
+test: build ## All tests, with a real broker, browser and Prometheus (ARGS="--test exactly_once" for one)
+	@tools/setup test
 	@tools/kafka/kafka fetch
+	@for folder in browser deploy; do npm ci --silent --no-audit --no-fund --ignore-scripts --prefix tests/$$folder; done
 	$(CARGO) test $(PROFILE) --locked $(ARGS)
 
 # How long `make chaos` runs, and the seed of its schedule (drawn, and printed, where it is empty).
@@ -58,7 +60,8 @@ bench: build ## Measure: a table on the terminal, JSON in bench.json (ARGS="--on
 	$(CARGO) bench --profile release --locked --bench engine -- --out $(BENCH_OUT) $(ARGS)
 
 .PHONY: lint
-lint: setup ## Formatting and clippy, warnings are errors
+lint: setup ## Formatting, clippy (warnings are errors), Dockerfile and Kubernetes example
+	@tools/lint-docker
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --all-targets -- -D warnings
 

@@ -18,8 +18,8 @@ use crate::kafka::deletions::DeletionProducer;
 use crate::kafka::{self, Parts, RunError, Status, TransitionFeed, step};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
+use crate::state_folder;
 use crate::store::StoreError;
-use crate::store::rocks::Database;
 
 /// Stopping may take so long; then the process had better end as it stands, which loses nothing.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ impl Instance {
         shutdown: &CancellationToken,
         watcher: step::Watcher,
     ) -> Result<Self, InstanceError> {
-        let database = Database::open(&config.state.dir, config.state.memory)?;
+        let database = state_folder::open(&config.state.dir, config.state.memory)?;
         let metrics = Arc::new(Metrics::new()?);
         let status = Arc::new(Status::new(config.instance_id.clone(), config.workers, clock.now()));
         let feed = TransitionFeed::new();
@@ -123,7 +123,9 @@ impl Instance {
         let stop = shutdown.clone();
         let workers = tokio::task::spawn_blocking(move || {
             let _stopped = stop.clone().drop_guard();
-            kafka::run(&config, rules, &parts, &stop)
+            let ended = kafka::run(&config, rules, &parts, &stop);
+            state_folder::mark_if_damaged(&config.state.dir, &ended);
+            ended
         });
         Ok(Self { address, status, metrics, feed, http, workers })
     }

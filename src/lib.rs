@@ -17,6 +17,7 @@ pub mod replay;
 pub mod rules;
 pub mod segment;
 pub mod shard;
+pub mod state_folder;
 pub mod store;
 pub mod time;
 pub mod timer;

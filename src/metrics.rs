@@ -121,6 +121,7 @@ pub struct Metrics {
     end_to_end: Histogram,
     commit_duration: Histogram,
     aborts: IntCounterVec,
+    expired: IntCounter,
     rocksdb_memory: IntGaugeVec,
     rocksdb_disk: IntGauge,
     resident: IntGauge,
@@ -133,6 +134,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two figures have one name: a mistake in this file, found by its first test.
+    #[expect(clippy::too_many_lines, reason = "a flat list: each figure with its name and its help")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -218,6 +220,11 @@ impl Metrics {
                 "Times that uncommitted work was dropped and the shard went back to its last commit.",
                 &["cause"],
             )?,
+            expired: counter(
+                r,
+                "ebbtide_input_expired_records_total",
+                "Input records that the topic's retention removed before they were read.",
+            )?,
             rocksdb_memory: gauges(r, "ebbtide_rocksdb_memory_bytes", "Memory held by RocksDB, by use.", &["kind"])?,
             rocksdb_disk: gauge(r, "ebbtide_rocksdb_disk_bytes", "Size of the state on disk.")?,
             resident: gauge(r, "ebbtide_process_resident_memory_bytes", "Resident memory of the process.")?,
@@ -287,6 +294,11 @@ impl Metrics {
     /// Uncommitted work was dropped.
     pub fn aborted(&self, cause: AbortCause) {
         self.aborts.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// So many input records were gone before they were read, at a takeover.
+    pub fn records_expired(&self, count: i64) {
+        self.expired.inc_by(u64::try_from(count).unwrap_or(0));
     }
 
     fn read(&self, outcome: RecordOutcome, count: u64) {

@@ -110,7 +110,7 @@ fn with_cluster(test: impl FnOnce(&Cluster)) {
 
 fn start(instance: &mut Instance, step: Step, times: u32, what: &str) {
     let own = std::env::current_exe().expect("this program");
-    instance.start_as(&own, &[(FAIL_AT, &format!("{step:?}:{times}:{what}"))]);
+    instance.start_as(&own, &[], &[(FAIL_AT, &format!("{step:?}:{times}:{what}"))]);
 }
 
 /// What has to go wrong for a step to be reached at all.

@@ -188,7 +188,9 @@ fn restore(program: &mut Program, records: u64, bytes: u64, raw: &[Figure]) -> a
         Figure::new("restored", "MB/s", bytes as f64 / 1e6 / took),
         Figure::new("raw read, records per second", "1/s", raw_rate),
         Figure::new("raw read", "MB/s", raw_rate * bytes as f64 / 1e6 / records),
+        Figure::new("restored, as a part of the raw read", "", records / took / raw_rate),
         Figure::new("restore: CPU per record", "us", usage.cpu_seconds * 1e6 / records),
+        Figure::new("restore: peak memory", "MiB", usage.peak_memory as f64 / f64::from(1 << 20)),
     ])
 }
 

@@ -2,11 +2,12 @@
 //!
 //! One task takes transitions from the workers' feed four times a second and keeps the latest; every open stream reads
 //! from there at the same pace, through its filter. So a worker's cost does not depend on how many look, a stream sends
-//! at most a hundred transitions a second however many there are, and it says how many it left out.
+//! at most a hundred transitions a second however many there are, and it says how many it left out. Nothing is parsed,
+//! copied or compared until somebody looks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::State as Extract;
@@ -14,7 +15,7 @@ use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use utoipa::IntoParams;
 
 use crate::http::Api;
 use crate::http::problem::{Params, Problem};
-use crate::kafka::feed::{CommittedTransition, TransitionFeed};
+use crate::kafka::feed::{CommittedTransition, Onlooker, Taken};
 use crate::lifecycle::{Kind, Reason, State};
 use crate::metrics::{Metrics, NO_STATE};
 
@@ -55,23 +56,29 @@ pub struct Filter {
     user: Option<String>,
 }
 
-/// What a filter looks at.
+/// The record as far as filters look at it.
 #[derive(Deserialize)]
-struct Fields<'a> {
+struct Record<'a> {
     #[serde(borrow)]
     to: Option<&'a str>,
     kind: &'a str,
     reason: &'a str,
 }
 
-/// A transition that happened lately.
-#[derive(Debug)]
-struct Seen {
-    user_id: Arc<[u8]>,
+/// What filters look at, as the words that there are.
+#[derive(Clone, Copy, Debug)]
+struct Fields {
     to: &'static str,
     kind: &'static str,
     reason: &'static str,
-    json: Box<RawValue>,
+}
+
+/// A transition that happened lately.
+#[derive(Debug)]
+struct Seen {
+    transition: Arc<CommittedTransition>,
+    /// Read when the first filter asks; `None` within for what is no transition.
+    fields: OnceLock<Option<Fields>>,
 }
 
 /// The latest transitions, numbered.
@@ -91,49 +98,58 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes transitions from `feed` until `stop`.
-    pub async fn follow(&self, feed: TransitionFeed, stop: CancellationToken) {
-        let mut watched = feed.watch();
+    /// Takes transitions from the feed until `stop`.
+    pub async fn follow(&self, feed: &Onlooker, stop: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = pace.tick() => self.take(&mut watched),
+                _ = pace.tick() => self.take(feed.take()),
             }
         }
     }
 
-    fn take(&self, watched: &mut broadcast::Receiver<CommittedTransition>) {
-        let mut fresh = Vec::new();
-        // Bounded by the feed's own capacity, a few more if the worker writes meanwhile.
-        while fresh.len() < KEPT_MAX {
-            match watched.try_recv() {
-                Ok(transition) => fresh.extend(Seen::read(&transition).map(Arc::new)),
-                Err(broadcast::error::TryRecvError::Lagged(missed)) => self.write(|latest| latest.next += missed),
-                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => break,
-            }
-        }
-        if !fresh.is_empty() {
-            self.write(|latest| fresh.into_iter().for_each(|seen| latest.push(seen)));
+    fn take(&self, Taken { transitions, missed }: Taken) {
+        let fresh: Vec<_> = transitions.into_iter().map(Seen::new).map(Arc::new).collect();
+        if missed > 0 || !fresh.is_empty() {
+            self.write(|latest| {
+                latest.next += missed;
+                for seen in fresh {
+                    latest.push(seen);
+                }
+            });
         }
     }
 
     /// The latest steps of one user, oldest first.
     #[must_use]
     pub fn of_user(&self, user_id: &str) -> Vec<Box<RawValue>> {
-        let kept = self.read(|latest| latest.kept.clone());
-        let mine =
-            kept.iter().rev().map(|(_, seen)| seen).filter(|seen| &*seen.user_id == user_id.as_bytes()).take(STEPS_MAX);
-        let mut steps: Vec<_> = mine.map(|seen| seen.json.clone()).collect();
-        steps.reverse();
-        steps
+        let mine: Vec<_> = self.read(|latest| {
+            let kept = latest.kept.iter().rev().map(|(_, seen)| seen);
+            kept.filter(|seen| seen.user_id() == user_id.as_bytes()).take(STEPS_MAX).map(Arc::clone).collect()
+        });
+        mine.iter().rev().filter_map(|seen| RawValue::from_string(seen.json().to_owned()).ok()).collect()
     }
 
-    /// Those from number `from` on, and the number of the next one.
-    fn since(&self, from: u64) -> (Vec<Arc<Seen>>, u64) {
+    /// What came from number `next` on: the newest `max` that fit, oldest first, and how many were left out. What fell out
+    /// of here before it was looked at may have fitted or not; it counts as left out. Moves `next` to the end.
+    fn fresh(&self, filter: &Filter, next: &mut u64, max: usize) -> (Vec<Arc<Seen>>, u64) {
         self.read(|latest| {
-            let first = latest.kept.partition_point(|(number, _)| *number < from);
-            (latest.kept.range(first..).map(|(_, seen)| Arc::clone(seen)).collect(), latest.next)
+            let first = latest.kept.partition_point(|(number, _)| number < next);
+            let kept = latest.kept.range(first..).map(|(_, seen)| seen);
+            let missed = (latest.next - *next).saturating_sub(kept.len() as u64);
+            *next = latest.next;
+            let (mut newest, fitting) = if filter.is_empty() {
+                (kept.clone().rev().take(max).map(Arc::clone).collect::<Vec<_>>(), kept.len())
+            } else {
+                let mut fitting = kept.rev().filter(|seen| filter.takes(seen));
+                let newest: Vec<_> = fitting.by_ref().take(max).map(Arc::clone).collect();
+                let count = newest.len() + fitting.count();
+                (newest, count)
+            };
+            newest.reverse();
+            let left_out = (fitting - newest.len()) as u64;
+            (newest, missed + left_out)
         })
     }
 
@@ -159,21 +175,32 @@ impl Latest {
 }
 
 impl Seen {
-    /// `None` for what is no transition record: the worker made it, so that would be a bug, but not the console's.
-    fn read(transition: &CommittedTransition) -> Option<Self> {
-        let text = std::str::from_utf8(&transition.json).ok()?;
-        let Fields { to, kind, reason } = serde_json::from_str(text).ok()?;
-        Some(Self {
-            user_id: Arc::clone(&transition.user_id),
-            to: state_named(to.unwrap_or(NO_STATE))?,
-            kind: Kind::ALL.into_iter().map(Kind::as_str).find(|name| *name == kind)?,
-            reason: Reason::ALL.into_iter().map(Reason::as_str).find(|name| *name == reason)?,
-            json: RawValue::from_string(text.to_owned()).ok()?,
+    fn new(transition: Arc<CommittedTransition>) -> Self {
+        Self { transition, fields: OnceLock::new() }
+    }
+
+    fn user_id(&self) -> &[u8] {
+        &self.transition.user_id
+    }
+
+    /// The worker made it, so it is text; nothing is shown if not.
+    fn json(&self) -> &str {
+        std::str::from_utf8(&self.transition.json).unwrap_or_default()
+    }
+
+    fn fields(&self) -> Option<Fields> {
+        *self.fields.get_or_init(|| {
+            let Record { to, kind, reason } = serde_json::from_str(self.json()).ok()?;
+            Some(Fields {
+                to: state_named(to.unwrap_or(NO_STATE))?,
+                kind: Kind::ALL.into_iter().map(Kind::as_str).find(|name| *name == kind)?,
+                reason: Reason::ALL.into_iter().map(Reason::as_str).find(|name| *name == reason)?,
+            })
         })
     }
 
     fn len_bytes(&self) -> usize {
-        self.user_id.len() + self.json.get().len() + size_of::<Self>()
+        self.transition.user_id.len() + self.transition.json.len() + size_of::<Self>()
     }
 }
 
@@ -190,12 +217,19 @@ impl Filter {
         one_of("reason", self.reason.as_deref(), &Reason::ALL.map(Reason::as_str))
     }
 
+    fn is_empty(&self) -> bool {
+        let Self { state, kind, reason, user } = self;
+        [state, kind, reason, user].into_iter().all(Option::is_none)
+    }
+
     fn takes(&self, seen: &Seen) -> bool {
+        // The user first: that needs no look into the record.
+        if self.user.as_deref().is_some_and(|user| user.as_bytes() != seen.user_id()) {
+            return false;
+        }
         let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
-        is(&self.state, seen.to)
-            && is(&self.kind, seen.kind)
-            && is(&self.reason, seen.reason)
-            && self.user.as_deref().is_none_or(|user| user.as_bytes() == &*seen.user_id)
+        let fields = seen.fields();
+        fields.is_some_and(|f| is(&self.state, f.to) && is(&self.kind, f.kind) && is(&self.reason, f.reason))
     }
 }
 
@@ -252,15 +286,14 @@ type Sender = mpsc::Sender<Result<Event, Infallible>>;
 
 async fn write(api: Arc<Api>, filter: Filter, sender: Sender, _permit: OwnedSemaphorePermit) {
     let _open = OpenStream::count(&api.metrics);
-    let (past, mut next) = api.live.since(0);
-    let mut fitting: Vec<_> = past.into_iter().filter(|seen| filter.takes(seen)).collect();
-    fitting.drain(..fitting.len().saturating_sub(REPLAYED_MAX));
+    let mut next = 0;
+    let (mut fitting, _) = api.live.fresh(&filter, &mut next, REPLAYED_MAX);
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut skipped = 0;
     loop {
         for seen in fitting {
-            let event = Event::default().event("transition").data(seen.json.get());
+            let event = Event::default().event("transition").data(seen.json());
             if sender.send(Ok(event)).await.is_err() {
                 return;
             }
@@ -277,20 +310,8 @@ async fn write(api: Arc<Api>, filter: Filter, sender: Sender, _permit: OwnedSema
             () = sender.closed() => return,
             _ = pace.tick() => {}
         }
-        (fitting, skipped) = fresh(&api.live, &filter, &mut next);
+        (fitting, skipped) = api.live.fresh(&filter, &mut next, BURST_MAX);
     }
-}
-
-/// What one [`PACE`] brings: the newest that fit, and how many were left out. What fell out of [`Live`] before it was
-/// looked at may have fitted or not; it counts as left out.
-fn fresh(live: &Live, filter: &Filter, next: &mut u64) -> (Vec<Arc<Seen>>, u64) {
-    let (mut seen, end) = live.since(*next);
-    let missed = (end - *next).saturating_sub(seen.len() as u64);
-    *next = end;
-    seen.retain(|seen| filter.takes(seen));
-    let left_out = seen.len().saturating_sub(BURST_MAX);
-    seen.drain(..left_out);
-    (seen, missed + left_out as u64)
 }
 
 #[cfg(test)]
@@ -300,12 +321,11 @@ mod tests {
     fn committed(user: &str, to: &str) -> CommittedTransition {
         let json =
             format!("{{\"id\":\"{user}:1\",\"from\":null,\"to\":{to},\"kind\":\"entered\",\"reason\":\"activity\"}}");
-        CommittedTransition { partition: 0, user_id: user.as_bytes().into(), json: json.as_bytes().into() }
+        CommittedTransition { user_id: user.into(), json: json.into() }
     }
 
     fn push(live: &Live, user: &str, to: &str) {
-        let seen = Seen::read(&committed(user, to)).expect("a transition");
-        live.write(|latest| latest.push(Arc::new(seen)));
+        live.take(Taken { transitions: [Arc::new(committed(user, to))].into(), missed: 0 });
     }
 
     fn only(user: &str) -> Filter {
@@ -315,15 +335,16 @@ mod tests {
     #[test]
     fn a_flood_is_bounded_in_memory_and_in_what_a_stream_sends() {
         let live = Live::default();
-        let (_, mut next) = live.since(0);
+        let mut next = 0;
+        live.fresh(&Filter::default(), &mut next, BURST_MAX);
         for n in 0..3 * KEPT_MAX {
             push(&live, &format!("user-{n}"), "\"active\"");
         }
         assert_eq!(live.read(|latest| latest.kept.len()), KEPT_MAX);
-        let (sent, skipped) = fresh(&live, &Filter::default(), &mut next);
+        let (sent, skipped) = live.fresh(&Filter::default(), &mut next, BURST_MAX);
         assert_eq!(sent.len(), BURST_MAX);
         assert_eq!(skipped, (3 * KEPT_MAX - BURST_MAX) as u64);
-        assert_eq!(fresh(&live, &Filter::default(), &mut next).0.len(), 0, "nothing is sent twice");
+        assert_eq!(live.fresh(&Filter::default(), &mut next, BURST_MAX).0.len(), 0, "nothing is sent twice");
     }
 
     #[test]
@@ -345,10 +366,10 @@ mod tests {
         push(&live, "ann", "\"active\"");
         push(&live, "bob", "\"active\"");
         push(&live, "ann", "null");
-        let (sent, skipped) = fresh(&live, &only("ann"), &mut 0);
+        let (sent, skipped) = live.fresh(&only("ann"), &mut 0, BURST_MAX);
         assert_eq!((sent.len(), skipped), (2, 0));
         let gone = Filter { state: Some("none".to_owned()), ..only("ann") };
-        assert_eq!(fresh(&live, &gone, &mut 0).0.len(), 1);
+        assert_eq!(live.fresh(&gone, &mut 0, BURST_MAX).0.len(), 1);
         assert_eq!(live.of_user("ann").len(), 2);
     }
 
@@ -356,10 +377,11 @@ mod tests {
     fn what_the_feed_lost_is_left_out_and_nothing_comes_twice() {
         let live = Live::default();
         push(&live, "ann", "\"active\"");
-        let (_, mut next) = live.since(0);
-        live.write(|latest| latest.next += 100);
+        let mut next = 0;
+        live.fresh(&Filter::default(), &mut next, BURST_MAX);
+        live.take(Taken { missed: 100, ..Taken::default() });
         push(&live, "bob", "\"active\"");
-        let (sent, skipped) = fresh(&live, &Filter::default(), &mut next);
+        let (sent, skipped) = live.fresh(&Filter::default(), &mut next, BURST_MAX);
         assert_eq!((sent.len(), skipped), (1, 100));
     }
 

@@ -4,7 +4,7 @@
 //! looks can slow one down. It changes nothing itself: a deletion becomes a record of the input topic. Every answer is
 //! bounded in size, time and number at once; errors are problem details ([`problem`]).
 //!
-//! `/healthz`, `/readyz`, the page itself and its description `/openapi.json` are open; everything else asks for the
+//! A server on a loopback address answers only to its own names ([`host`]). `/healthz`, `/readyz`, the page itself and its description `/openapi.json` are open; everything else asks for the
 //! token where one is configured.
 
 pub mod auth;
@@ -12,6 +12,7 @@ pub mod cohorts;
 pub mod console;
 pub mod health;
 pub mod history;
+pub mod host;
 pub mod live;
 pub mod openapi;
 pub mod problem;
@@ -22,6 +23,7 @@ mod tests;
 pub mod users;
 pub mod view;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +40,12 @@ use tower_http::compression::CompressionLayer;
 use crate::clock::Clock;
 use crate::http::auth::Guard;
 use crate::http::history::History;
+use crate::http::host::Names;
 use crate::http::live::Live;
 use crate::http::problem::Problem;
 use crate::http::users::Deletions;
 use crate::http::view::InstanceView;
-use crate::kafka::feed::TransitionFeed;
+use crate::kafka::feed::{Onlooker, TransitionFeed};
 use crate::kafka::status::Status;
 use crate::metrics::Metrics;
 use crate::rules::Rules;
@@ -95,18 +98,20 @@ pub struct Api {
     pub(crate) live: Live,
     pub(crate) stop: CancellationToken,
     pub(crate) stream_permits: Arc<Semaphore>,
-    feed: TransitionFeed,
+    feed: Onlooker,
     guard: Guard,
+    names: Names,
     answers: Arc<Semaphore>,
     /// A scrape clears and sets the gauges: two at once would show each other's gaps.
     scraping: Mutex<()>,
 }
 
 impl Api {
-    /// `stop` ends open streams and [`Api::observe`].
+    /// `listen` is the address that the server is bound to; `stop` ends open streams and [`Api::observe`].
     #[must_use]
-    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(parts: Parts, listen: SocketAddr, stop: CancellationToken) -> Arc<Self> {
         let Parts { metrics, status, database, feed, clock, rules, deletions, token, advertised } = parts;
+        let names = Names::of(listen, advertised.as_deref());
         let first_step = Span::from_millis(i64::try_from(SAMPLE_EVERY.as_millis()).unwrap_or(i64::MAX));
         let history = History::new(clock.now(), first_step, metrics.flows());
         Arc::new(Self {
@@ -121,8 +126,9 @@ impl Api {
             live: Live::default(),
             stop,
             stream_permits: Arc::new(Semaphore::new(STREAMS_MAX)),
-            feed,
+            feed: feed.watch(),
             guard: Guard::new(token.as_deref()),
+            names,
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             scraping: Mutex::new(()),
         })
@@ -130,7 +136,7 @@ impl Api {
 
     /// Follows the feed and samples the timelines until `stop`; to run beside the router.
     pub async fn observe(self: Arc<Self>) {
-        let follow = self.live.follow(self.feed.clone(), self.stop.clone());
+        let follow = self.live.follow(&self.feed, self.stop.clone());
         let sample = async {
             let mut pace = tokio::time::interval(SAMPLE_EVERY);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -193,6 +199,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(async |uri: Uri| Problem::no_route(uri.path()))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(small))
+        .layer(middleware::from_fn_with_state(api.names.clone(), host::require))
         .layer(CompressionLayer::new());
     console::guarded(all).with_state(api)
 }

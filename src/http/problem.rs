@@ -93,6 +93,14 @@ impl Problem {
         )
     }
 
+    /// 421: the request calls this server by a name that is not its own.
+    #[must_use]
+    pub fn foreign_host() -> Self {
+        let detail = "bound to a loopback address, this server answers to localhost, to an address, and to the host of \
+                      http.advertised; name it so, or set http.advertised to the URL that you use";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "/problems/foreign-host", "Not this server's name", detail)
+    }
+
     /// 500: our fault, or the disk's.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "/problems/internal", "Internal error", detail)

@@ -25,7 +25,14 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then ends streams, finishes answers under way and returns within [`CLOSE_WITHIN`].
 pub async fn serve(listener: TcpListener, parts: Parts, stop: CancellationToken) {
-    let api = Api::new(parts, stop.clone());
+    let address = match listener.local_addr() {
+        Ok(address) => address,
+        Err(error) => {
+            tracing::error!(%error, "the HTTP listener has no address; nothing is served");
+            return;
+        }
+    };
+    let api = Api::new(parts, address, stop.clone());
     listen(listener, api, stop).await;
 }
 

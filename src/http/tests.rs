@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::rules::Rules;
 use crate::shard::ShardRecord;
 use crate::shard::cohort::Cohorts;
-use crate::shard::effect::Counts;
+use crate::shard::effect::{Counts, Headers, Output, Topic};
 use crate::store::rocks::Database;
 use crate::store::{Batch, Store as _, codec};
 use crate::time::{DAY_MS, EventTime, WallTime};
@@ -100,7 +100,7 @@ impl Instance {
             token: token.map(str::to_owned),
             advertised: None,
         };
-        let api = Api::new(parts, stop.clone());
+        let api = Api::new(parts, ([127, 0, 0, 1], 0).into(), stop.clone());
         let router = router(Arc::clone(&api));
         Self { router, api, status, metrics, database, feed, written, stop, _folder: folder }
     }
@@ -351,11 +351,9 @@ async fn a_stream_shows_what_fits_its_filter_and_ends_with_the_server() {
     let response = response.await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut stream = response.into_body().into_data_stream();
-    while !instance.feed.is_watched() {
-        tokio::task::yield_now().await;
-    }
     for (user, to) in [("bob", "lapsed"), ("ann", "at_risk"), ("ann", "lapsed")] {
-        instance.feed.show(0, user.as_bytes(), transition(user, to).as_bytes());
+        let (key, value) = (Some(user.into()), Some(transition(user, to).into()));
+        instance.feed.show([Output { topic: Topic::Transitions, key, value, headers: Headers::default() }].into_iter());
     }
     assert_eq!(next_event(&mut stream).await, format!("event: transition\ndata: {}\n\n", transition("ann", "lapsed")));
     assert_eq!(instance.api.live.of_user("ann").len(), 2);
@@ -383,6 +381,19 @@ async fn a_bound_port_serves_and_closes_with_the_stop() {
     while stream.chunk().await.expect("ends in order").is_some() {}
     tokio::time::timeout(Duration::from_secs(5), server).await.expect("closes in time").expect("no panic");
     assert!(client.get(format!("http://{address}/healthz")).send().await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_page_that_points_its_own_name_here_reads_nothing() {
+    let instance = Instance::new(None).running(2);
+    for (host, status) in [("evil.example:8080", StatusCode::MISDIRECTED_REQUEST), ("localhost:8080", StatusCode::OK)] {
+        for path in ["/", "/v1/cohorts", "/healthz"] {
+            let request = Request::get(path).header("host", host).body(Body::empty()).expect("valid");
+            let response = instance.send(request).await;
+            assert_eq!(response.status(), status, "{host} {path}");
+            assert_eq!(response.headers()["x-content-type-options"], "nosniff", "{host} {path}");
+        }
+    }
 }
 
 #[test]

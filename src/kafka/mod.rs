@@ -15,6 +15,7 @@ pub mod step;
 pub mod takeover;
 pub mod topics;
 mod transaction;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -22,10 +23,10 @@ use std::thread;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use error::RunError;
-pub use feed::{CommittedTransition, TransitionFeed};
+pub use feed::{CommittedTransition, Onlooker, TransitionFeed};
 pub use status::{Phase, ShardStatus, Status};
 
 use crate::clock::{Clock, monotonic};
@@ -81,6 +82,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         nudges: orphans::Nudges::new(config.workers),
         input_partitions: layout.input_partitions,
     };
+    let mut watch = watch::Watch::new(config, layout.input_partitions)?;
     let result = thread::scope(|scope| {
         let mut workers = Vec::with_capacity(config.workers);
         let mut result = Ok(());
@@ -112,6 +114,11 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
             thread::park_timeout(HOUSEKEEPING);
             if let Err(error) = parts.database.flush_older_than(FLUSH_AFTER, started.elapsed()) {
                 warn!(%error, "flushing");
+            }
+            if let Err(error) = watch.look() {
+                error!(%error, "stopped");
+                result = result.and(Err(error));
+                shutdown.cancel();
             }
         }
         for (number, handle) in workers {

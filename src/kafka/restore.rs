@@ -21,12 +21,13 @@ use tracing::{info, warn};
 use super::client::Listener;
 use super::lease::{Lease, Leases};
 use super::rebalance::GroupConsumer;
-use super::takeover::{self, Replay, Unusable};
+use super::takeover::{self, Replay, TakeoverError, Unusable};
 use super::topics::DELETIONS_KEPT_MS;
 use crate::clock::{Clock, monotonic};
-use crate::shard::{ShardError, restore_batch};
-use crate::store::Store;
+use crate::config::AcceptOffsets;
+use crate::shard::{Bulk, ShardError, restore_batch};
 use crate::store::rocks::{Database, RocksStore};
+use crate::store::{Batch, Store};
 
 /// How long the broker may take to answer one question. The worker's loop stands still meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Changelog records written to the store at a time.
 const STEP_RECORDS: usize = 5_000;
+/// From so many changelog offsets on they are loaded in bulk: gathered, and written as sorted files.
+const BULK_OFFSETS: i64 = 100_000;
 /// How long one step may read.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// How often progress is logged.
@@ -50,6 +53,10 @@ pub(super) struct Restorer {
     database: Arc<Database>,
     leases: Leases,
     clock: Arc<dyn Clock>,
+    /// What was read of shards that are loaded in bulk, and how many bytes it may hold before it is written.
+    bulk: Bulk,
+    bulk_bytes: usize,
+    accept: Option<AcceptOffsets>,
 }
 
 /// One shard on its way.
@@ -64,6 +71,8 @@ pub(super) struct Restore {
     from: i64,
     next: i64,
     end: i64,
+    /// Whether it is loaded in bulk, and then the offset after what was gathered; `next` follows when it is written.
+    bulk: Option<i64>,
     /// From this changelog offset on no deletion is missing.
     whole: i64,
     not_before: Instant,
@@ -99,6 +108,9 @@ pub(super) enum RestoreError {
     /// The clients are beyond repair: start over with new ones.
     #[error("reading the changelog failed: {0}")]
     Reader(#[from] KafkaError),
+    /// A person has to decide.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// The store failed, or the changelog holds what this build cannot read.
     #[error("shard {0}: {1}")]
     Shard(i32, ShardError),
@@ -117,7 +129,9 @@ impl Restorer {
         looker: &ClientConfig,
         (changelog, input): (String, String),
         (database, leases): (Arc<Database>, Leases),
+        bulk_bytes: usize,
         clock: Arc<dyn Clock>,
+        accept: Option<AcceptOffsets>,
     ) -> KafkaResult<Self> {
         Ok(Self {
             reader: reader.create_with_context(Listener)?,
@@ -127,6 +141,9 @@ impl Restorer {
             database,
             leases,
             clock,
+            bulk: Bulk::default(),
+            bulk_bytes,
+            accept,
         })
     }
 
@@ -142,6 +159,7 @@ impl Restorer {
             from: 0,
             next: 0,
             end: 0,
+            bulk: None,
             whole: 0,
             not_before: now,
             started: now,
@@ -150,7 +168,8 @@ impl Restorer {
     }
 
     /// The shard is no longer ours: stops reading for it.
-    pub(super) fn cancel(&self, restore: Restore) {
+    pub(super) fn cancel(&mut self, restore: Restore) {
+        self.bulk.forget(restore.partition);
         if restore.stage == Stage::Reading {
             self.stop_reading(restore.partition);
         }
@@ -163,7 +182,7 @@ impl Restorer {
 
     /// Goes a little further with every shard on its way.
     pub(super) fn step<'a>(
-        &self,
+        &mut self,
         consumer: &GroupConsumer,
         restores: impl Iterator<Item = &'a mut Restore>,
     ) -> Result<(), RestoreError> {
@@ -243,6 +262,12 @@ impl Restorer {
     fn begin_reading(&self, restore: &mut Restore) -> Result<(), RestoreError> {
         let partition = restore.partition;
         let (_, local) = restore.store.shard().map_err(RestoreError::shard(partition))?;
+        let group = restore.group.as_ref().map(|(offset, _)| *offset);
+        if let Some(group) = group.filter(|_| self.accept.is_none())
+            && takeover::is_last_copy(local, restore.from, restore.end, Some(group))
+        {
+            return Err(TakeoverError::StateMissing { topic: self.input.clone(), partition, group }.into());
+        }
         let from = match takeover::replay(local, restore.from, restore.whole, restore.end) {
             Replay::Nothing => restore.end,
             Replay::Tail { from } => from,
@@ -265,6 +290,7 @@ impl Restorer {
         };
         restore.from = from;
         restore.next = from;
+        restore.bulk = (restore.end - from >= BULK_OFFSETS).then_some(from);
         if from == restore.end {
             restore.stage = Stage::Complete;
             return Ok(());
@@ -277,7 +303,7 @@ impl Restorer {
         Ok(())
     }
 
-    fn read(&self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
+    fn read(&mut self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
         let began = monotonic();
         let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
         let mut ended = Vec::new();
@@ -306,7 +332,16 @@ impl Restorer {
         messages.sort_by_key(Message::partition);
         for chunk in messages.chunk_by(|a, b| a.partition() == b.partition()) {
             let Some(restore) = chunk.first().and_then(|first| reading.get_mut(&first.partition())) else { continue };
-            restore.write(chunk)?;
+            match restore.bulk {
+                None => restore.write(chunk)?,
+                Some(_) => restore.gather(chunk, &mut self.bulk)?,
+            }
+        }
+        drop(messages);
+        let ends_bulk =
+            ended.iter().any(|partition| reading.get(partition).is_some_and(|restore| restore.bulk.is_some()));
+        if self.bulk.len_bytes() >= self.bulk_bytes || ends_bulk {
+            self.load(reading)?;
         }
         for partition in ended {
             if let Some(restore) = reading.get_mut(&partition) {
@@ -314,6 +349,19 @@ impl Restorer {
                 self.stop_reading(partition);
             }
         }
+        Ok(())
+    }
+
+    /// Writes what was gathered: all users first, then how far each shard has come.
+    fn load(&mut self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
+        let (users, deadlines) = self.bulk.sorted();
+        let one = reading.keys().next().copied().unwrap_or_default();
+        self.database.load(&users, &deadlines).map_err(RestoreError::shard(one))?;
+        for restore in reading.values_mut() {
+            let Some(next) = restore.bulk else { continue };
+            restore.write_batch(self.bulk.rest(restore.partition, next))?;
+        }
+        self.bulk.clear();
         Ok(())
     }
 
@@ -357,6 +405,22 @@ impl Restore {
         let next = last.offset() + 1;
         let records = messages.iter().filter_map(|message| Some((message.key()?, message.payload())));
         let batch = restore_batch(&self.store, records, next).map_err(RestoreError::shard(self.partition))?;
+        self.write_batch(batch)
+    }
+
+    /// Keeps records until there are enough to be loaded.
+    fn gather(&mut self, messages: &[BorrowedMessage<'_>], bulk: &mut Bulk) -> Result<(), RestoreError> {
+        for message in messages {
+            if let Some(key) = message.key() {
+                bulk.add(self.partition, key, message.payload()).map_err(RestoreError::shard(self.partition))?;
+            }
+            self.bulk = Some(message.offset() + 1);
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self, batch: Batch) -> Result<(), RestoreError> {
+        let next = batch.changelog_position.unwrap_or(self.next);
         self.store.write(batch).map_err(RestoreError::shard(self.partition))?;
         self.next = next;
         if self.logged.elapsed() >= LOG_EVERY {

@@ -60,6 +60,13 @@ pub fn replay(local: Option<i64>, start: i64, whole: i64, end: i64) -> Replay {
     }
 }
 
+/// Whether the changelog has nothing left of a shard of which `group` says that it was read, and `local` that its state
+/// was here: then the local copy is the last one, and not to be dropped before a person has decided.
+#[must_use]
+pub fn is_last_copy(local: Option<i64>, start: i64, end: i64, group: Option<i64>) -> bool {
+    start >= end && group.is_some() && local.is_some_and(|local| local > end)
+}
+
 /// What is known about where a shard's input was left off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts<'a> {
@@ -234,6 +241,20 @@ mod tests {
                 expected,
                 "local {local:?} in {start}..{end}, whole from {whole}"
             );
+        }
+    }
+
+    #[test]
+    fn the_last_copy_is_not_dropped() {
+        let table = [
+            (Some(9), 0, 0, Some(5), true),
+            (Some(9), 0, 0, None, false),
+            (None, 0, 0, Some(5), false),
+            (Some(9), 0, 4, Some(5), false),
+            (Some(9), 9, 9, Some(5), false),
+        ];
+        for (local, start, end, group, expected) in table {
+            assert_eq!(is_last_copy(local, start, end, group), expected, "{local:?} in {start}..{end}, {group:?}");
         }
     }
 

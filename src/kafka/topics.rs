@@ -45,6 +45,15 @@ pub enum TopicsError {
         /// What librdkafka said.
         source: KafkaError,
     },
+    /// The permissions do not reach.
+    #[error(
+        "Kafka refuses access to the topic {topic}; grant Read on the input, and Read, Write and DescribeConfigs on \
+         Ebbtide's own topics (docs/operations.md, \"Permissions\")"
+    )]
+    Forbidden {
+        /// The first such topic.
+        topic: String,
+    },
     /// Something about the topics has to be changed by a person.
     #[error("the topics cannot be used:{}", list(.0))]
     Unfit(Vec<String>),
@@ -115,7 +124,16 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     let admin: AdminClient<DefaultClientContext> = client::admin(config).create().map_err(unreachable)?;
     let topics = &config.topics;
 
-    let Some(input_partitions) = partitions(&looker, &topics.events).map_err(unreachable)? else {
+    let failed = |topic: &str| {
+        let topic = topic.to_owned();
+        move |source: KafkaError| match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicsError::Forbidden { topic },
+            _ => unreachable(source),
+        }
+    };
+
+    let Some(input_partitions) = partitions(&looker, &topics.events, ANSWER_TIMEOUT).map_err(failed(&topics.events))?
+    else {
         return Err(TopicsError::Unfit(vec![format!(
             "topics.events: the input topic {} does not exist; create it, or correct its name",
             topics.events
@@ -129,7 +147,7 @@ async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
     let mut layout = Layout { input_partitions, created: Vec::new(), warnings: Vec::new() };
     let mut missing = Vec::new();
     for topic in &wanted {
-        match partitions(&looker, topic.name).map_err(unreachable)? {
+        match partitions(&looker, topic.name, ANSWER_TIMEOUT).map_err(failed(topic.name))? {
             None => missing.push(topic),
             Some(found) => {
                 if topic.exact_partitions && found != topic.partitions {
@@ -272,8 +290,12 @@ fn size_limit(settings: &ConfigResource) -> Option<u64> {
 }
 
 /// The number of partitions, or `None` where there is no such topic. A consumer asks: it never creates what it asks for.
-fn partitions(looker: &BaseConsumer<Listener>, topic: &str) -> Result<Option<i32>, KafkaError> {
-    let metadata = looker.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
+pub(super) fn partitions(
+    looker: &BaseConsumer<Listener>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<i32>, KafkaError> {
+    let metadata = looker.fetch_metadata(Some(topic), timeout)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     match found.error() {
         None => Ok(i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)),

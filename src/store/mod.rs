@@ -99,15 +99,45 @@ pub enum StoreError {
         /// What RocksDB said.
         source: rocksdb::Error,
     },
-    /// RocksDB said no (disk full, damaged files, no permission).
+    /// The disk is full.
     #[error(
-        "the state database at {path} failed: {source}; the changelog has everything: free space or remove the folder, and start again"
+        "the disk that holds the state folder {path} is full ({source}): free some space, or give the instance a larger disk, and start again; nothing is lost, the changelog has everything"
+    )]
+    DiskFull {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// Files of the database are damaged or gone. The next start builds them anew, see [`rocks::Database::destroy`].
+    #[error(
+        "the state database at {path} is damaged ({source}): look at the disk, and start again; the state is then restored from the changelog, nothing is lost"
+    )]
+    Corrupted {
+        /// The folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// RocksDB said no for another reason, such as a missing permission.
+    #[error(
+        "the state database at {path} failed: {source}; mend what it says, or remove the folder, and start again: nothing is lost, the changelog has everything"
     )]
     Database {
         /// The folder.
         path: String,
         /// What RocksDB said.
         source: rocksdb::Error,
+    },
+    /// The state folder cannot be written.
+    #[error(
+        "the state folder {path} cannot be used: {source}; give the process the right to write there, or free space"
+    )]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A stored value does not decode.
     #[error(

@@ -33,6 +33,28 @@ pub(crate) struct Instance {
     folder: PathBuf,
     http: String,
     child: Option<Child>,
+    /// Length of the log when it was last started.
+    log_from: usize,
+}
+
+/// A population that sends its events.
+pub(crate) struct Generator {
+    child: Child,
+}
+
+impl Generator {
+    /// Waits until all of them are sent.
+    pub(crate) fn finish(mut self) {
+        let status = self.child.wait().expect("a child");
+        assert!(status.success(), "generate ended with {status}");
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 impl Deployment {
@@ -66,8 +88,14 @@ impl Deployment {
         let folder = temporary_folder(&format!("{}-{id}", self.name));
         // Nobody else is given this port in the meantime, most likely; a program that cannot bind says so in its log.
         let http = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let instance =
-            Instance { deployment: self.clone(), id: id.to_owned(), folder, http: http.to_string(), child: None };
+        let instance = Instance {
+            deployment: self.clone(),
+            id: id.to_owned(),
+            folder,
+            http: http.to_string(),
+            child: None,
+            log_from: 0,
+        };
         instance.write_configuration();
         instance
     }
@@ -117,7 +145,41 @@ listen = "{http}"
         self.folder.join("ebbtide.toml")
     }
 
-    fn state_folder(&self) -> PathBuf {
+    pub(crate) fn program() -> &'static Path {
+        Path::new(PROGRAM.expect("cargo builds the program along with the tests"))
+    }
+
+    /// How it ended by itself, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Waits until it has ended by itself, with an error, and gives what it logged since it was started.
+    pub(crate) fn refused(&mut self) -> String {
+        let mut status = None;
+        eventually(&format!("{} to end by itself", self.id), || {
+            status = self.ended();
+            status.is_some()
+        });
+        let log = self.log_since_start();
+        assert!(status.is_some_and(|status| status.code() == Some(1)), "{} ended with {status:?}: {log}", self.id);
+        log
+    }
+
+    /// What it logged since it was last started.
+    pub(crate) fn log_since_start(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_from..).unwrap_or_default()).into_owned()
+    }
+
+    /// Everything it has: configuration, log, state.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn state_folder(&self) -> PathBuf {
         self.folder.join("state")
     }
 
@@ -127,24 +189,64 @@ listen = "{http}"
     }
 
     pub(crate) fn start(&mut self) {
-        self.start_as(Path::new(PROGRAM.expect("cargo builds the program along with the tests")), &[]);
+        self.start_with(&[], &[]);
     }
 
-    /// The same with another program, which takes the same arguments, and with variables of the environment.
-    pub(crate) fn start_as(&mut self, program: &Path, environment: &[(&str, &str)]) {
+    /// The same with more arguments and with variables of the environment.
+    pub(crate) fn start_with(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        self.start_as(Self::program(), arguments, environment);
+    }
+
+    /// The same with another program, which takes the same arguments.
+    pub(crate) fn start_as(&mut self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
+        self.log_from = usize::try_from(log.metadata().expect("a length").len()).expect("a small log");
         let child = Command::new(program)
             .envs(environment.iter().copied())
             .arg("run")
             .arg("--config")
             .arg(self.configuration())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
+    }
+
+    /// Where the console is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+
+    /// `host:port` of the HTTP server.
+    pub(crate) fn address(&self) -> &str {
+        &self.http
+    }
+
+    /// `ebbtide generate --to-topic` into its events topic, beside it.
+    pub(crate) fn generate(&self, arguments: &[&str]) -> Generator {
+        let child = Command::new(PROGRAM.expect("cargo builds the program along with the tests"))
+            .args(["generate", "--to-topic", "--config"])
+            .arg(self.configuration())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        Generator { child }
+    }
+
+    /// Processor time that it has taken so far, of all its threads. Linux.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux tells");
+        // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths.
+        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(10 * ticks)
     }
 
     /// SIGKILL, at whatever instant this is. Fails the test if the program ended by itself before.
@@ -177,24 +279,12 @@ listen = "{http}"
         self.wait(SHUTDOWN_MAX)
     }
 
-    /// How it ended by itself, if it did.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.child.as_mut()?.try_wait().expect("a child")?;
-        self.child = None;
-        Some(status)
-    }
-
     pub(crate) fn is_started(&self) -> bool {
         self.child.is_some()
     }
 
     pub(crate) fn id(&self) -> &str {
         &self.id
-    }
-
-    /// Everything it has: configuration, log, state.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// A signal by name.

@@ -78,6 +78,20 @@ impl Broker {
         self.nodes.iter().for_each(Node::start_again);
     }
 
+    /// Changes its settings, with a restart.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        self.stop();
+        let file = self.nodes[0].folder.join("server.properties");
+        let text = std::fs::read_to_string(&file).expect("settings");
+        std::fs::write(&file, change(&text)).expect("written");
+        self.start_again();
+    }
+
+    /// Runs one of Kafka's own tools on this broker.
+    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        script(&[&["tool", &self.nodes[0].folder.to_string_lossy(), class], arguments].concat())
+    }
+
     /// Creates a topic.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
@@ -184,7 +198,7 @@ impl Broker {
         reader.messages
     }
 
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.address).set("topic.metadata.refresh.interval.ms", "1000");
         config
@@ -377,6 +391,6 @@ fn run_script(arguments: &[&str], jvm: Option<&str>) -> String {
     String::from_utf8(output.stdout).expect("an address")
 }
 
-fn wait_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "seeds and logs of a failing test are for the person who runs it")]
 
+pub(crate) mod browser;
 pub(crate) mod cases;
 pub(crate) mod cluster;
 pub(crate) mod compare;
@@ -11,6 +12,8 @@ pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod model;
 pub(crate) mod network;
+pub(crate) mod onlookers;
+pub(crate) mod operator;
 pub(crate) mod rig;
 pub(crate) mod scene;
 pub(crate) mod schema;

@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::cli::table;
 use crate::clock::monotonic;
-use crate::kafka::CommittedTransition;
+use crate::kafka::Onlooker;
 use crate::lifecycle::State;
 use crate::metrics::Flow;
 use crate::shard::Cohorts;
@@ -89,7 +87,7 @@ struct Record {
 
 /// Draws readings.
 pub(super) struct Panel {
-    transitions: Receiver<CommittedTransition>,
+    transitions: Onlooker,
     origin: WallTime,
     examples: BTreeMap<Turn, (Instant, String)>,
     /// Events and moment of the last rate.
@@ -98,7 +96,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    pub(super) fn new(transitions: Receiver<CommittedTransition>, origin: WallTime) -> Self {
+    pub(super) fn new(transitions: Onlooker, origin: WallTime) -> Self {
         Self { transitions, origin, examples: BTreeMap::new(), rated: (0, monotonic()), rate: 0 }
     }
 
@@ -157,12 +155,7 @@ impl Panel {
     /// Keeps one example of each kind. Those that come too fast to be read are let go.
     fn take_examples(&mut self) {
         let now = monotonic();
-        loop {
-            let seen = match self.transitions.try_recv() {
-                Ok(seen) => seen,
-                Err(TryRecvError::Lagged(_)) => continue,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
-            };
+        for seen in self.transitions.take().transitions {
             let Ok(record) = serde_json::from_slice::<Record>(&seen.json) else { continue };
             let turn = Turn::of((state(record.from.as_deref()), state(record.to.as_deref())));
             let stays = |shown: &(Instant, String)| now.duration_since(shown.0) < EXAMPLE_STAYS;
@@ -205,6 +198,7 @@ fn date(now: WallTime) -> String {
 mod tests {
     use super::*;
     use crate::kafka::TransitionFeed;
+    use crate::shard::{Headers, Output, Topic};
 
     fn reading(flows: &[(Flow, u64)]) -> Reading {
         Reading {
@@ -242,7 +236,8 @@ mod tests {
         let mut panel = Panel::new(feed.watch(), WallTime::from_millis(0));
         let before = panel.table(&reading(&[]));
         let json = br#"{"user_id":"u-1","from":"lapsed","to":"active","reason":"activity","idle_days":0,"away_days":12.25,"total_events":9}"#;
-        feed.show(0, b"u-1", json);
+        let (key, value) = (Some(b"u-1".to_vec()), Some(json.to_vec()));
+        feed.show([Output { topic: Topic::Transitions, key, value, headers: Headers::default() }].into_iter());
         let after = panel.table(&reading(&[]));
         assert!(after.contains("u-1  lapsed → active: activity, away 12.2 days, 9 events"), "{after}");
         assert_eq!(before.lines().count(), after.lines().count());

@@ -48,10 +48,26 @@ function colour(name) {
   return resolved || variable(name);
 }
 
-/** The chart's height is the style sheet's; the legend of uPlot comes below. */
+/** The drawing is as high as the style sheet wants the box at least; the legend comes below. */
 function size() {
   const box = find("chart");
-  return { width: Math.max(box.clientWidth, 200), height: Math.max(parseInt(getComputedStyle(box).height, 10) - 60, 160) };
+  return { width: Math.max(box.clientWidth, 200), height: Math.max(parseInt(getComputedStyle(box).minHeight, 10), 160) };
+}
+
+const clock = (options) => {
+  const format = new Intl.DateTimeFormat(undefined, options);
+  return (seconds) => format.format(1000 * seconds);
+};
+const TICKS = [
+  [60, clock({ hour: "2-digit", minute: "2-digit", second: "2-digit" })],
+  [86_400, clock({ hour: "2-digit", minute: "2-digit" })],
+  [Infinity, clock({ month: "short", day: "numeric" })],
+];
+const exact = clock({ month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** The legend tells the values below the pointer, or else the latest. */
+function legend(drawn) {
+  drawn.setLegend({ idx: drawn.cursor.idx ?? drawn.data[0].length - 1 });
 }
 
 function draw(data) {
@@ -61,12 +77,17 @@ function draw(data) {
   chart?.destroy();
   chart = new uPlot({
     ...size(),
-    cursor: { drag: { x: false, y: false } },
+    cursor: { drag: { x: false, y: false }, bind: { mouseleave: (drawn, _, leave) => (event) => { leave(event); legend(drawn); } } },
+    // Once uPlot has done with its cursor, which empties the legend.
+    hooks: { draw: [(drawn) => setTimeout(legend, 0, drawn)] },
     legend: { live: true },
     scales: { y: { range: (_, __, high) => [0, Math.max(high * 1.05, 1)] } },
-    axes: [axis, { ...axis, size: 56, values: (_, ticks) => ticks.map(compact) }],
+    axes: [
+      { ...axis, space: 64, values: (_, ticks, __, ___, step) => ticks.map(TICKS.find(([below]) => step < below)[1]) },
+      { ...axis, size: 56, values: (_, ticks) => ticks.map(compact) },
+    ],
     series: [
-      {},
+      { label: "at", value: (_, value) => (value === null ? "–" : exact(value)) },
       ...STATES.map((name) => ({
         label: words(name), stroke: colour(`--${name}`), width: 2, dash: dashes[name], points: { show: data[0].length < 2 },
         value: (_, value) => (value === null ? "–" : count(value)),

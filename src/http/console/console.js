@@ -1,4 +1,4 @@
-// The page: what is asked how often. All together less than one request a second, and none while the page is hidden.
+// The page: what is asked how often. Never two requests within a second, and none while the page is hidden.
 
 import { get, onTokenNeeded, setToken } from "./api.js";
 import { showCohorts, showFlows, showHistory, redrawHistory } from "./cohorts.js";
@@ -7,41 +7,47 @@ import { showShards } from "./shards.js";
 import { startStream } from "./stream.js";
 import { startLookup } from "./user.js";
 
+const APART_MS = 1050;
 const connection = find("connection");
 
-/** Asks `path()` every `seconds`, shows the answer, and says below the section what failed. */
+const questions = [];
+let asked = 0;
+let timer;
+
+/** Asks `path()` every `seconds`, shows the answer, and says below the section what failed. Returns what asks at once. */
 function every(seconds, path, show, note) {
-  let timer;
-  let running = false;
-  let again = false;
-  async function turn() {
-    if (running) {
-      again = true;
-      return;
-    }
-    clearTimeout(timer);
-    if (document.hidden) return;
-    running = true;
-    try {
-      show(await get(path()));
-      connection.dataset.tone = "good";
-      say(connection, "Live", "good");
-    } catch (problem) {
-      say(find(note), `${problem.message} Trying again.`, "bad");
-      say(connection, problem.status ? problem.title : "No answer", "bad");
-    } finally {
-      running = false;
-    }
-    if (again) {
-      again = false;
-      turn();
-      return;
-    }
-    timer = setTimeout(turn, 1000 * seconds);
+  const question = { seconds, path, show, note, due: 0, turn: 0 };
+  questions.push(question);
+  return () => ask(question);
+}
+
+async function ask(question) {
+  const { seconds, path, show, note } = question;
+  const turn = ++question.turn;
+  asked = performance.now();
+  question.due = asked + 1000 * seconds;
+  try {
+    const answer = await get(path());
+    // A later question, such as one for another period, has its own answer.
+    if (turn !== question.turn) return;
+    show(answer);
+    say(connection, "Live", "good");
+  } catch (problem) {
+    say(find(note), `${problem.message} Trying again.`, "bad");
+    say(connection, problem.status ? problem.title : "No answer", "bad");
   }
-  document.addEventListener("visibilitychange", turn);
-  turn();
-  return turn;
+}
+
+/** Waits for the question that is due first, and for a second since the last one. */
+function pace() {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  const next = questions.reduce((first, other) => (other.due < first.due ? other : first));
+  const at = Math.max(next.due, asked + APART_MS);
+  timer = setTimeout(async () => {
+    await ask(next);
+    pace();
+  }, Math.max(0, at - performance.now()));
 }
 
 const historyPeriod = find("history-period");
@@ -57,6 +63,11 @@ historyPeriod.addEventListener("change", turns[1]);
 flowsPeriod.addEventListener("change", turns[2]);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawHistory);
 
+document.addEventListener("visibilitychange", pace);
+// The beginning is no idle page: everything at once.
+const all = () => Promise.all(turns.map((turn) => turn()));
+all().then(pace);
+
 const restartStream = startStream();
 startLookup();
 
@@ -68,6 +79,6 @@ tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
   setToken(find("token").value.trim());
   tokenForm.hidden = true;
-  for (const turn of turns) turn();
+  all();
   restartStream();
 });

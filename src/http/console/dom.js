@@ -27,6 +27,14 @@ export function percent(part, all) {
   return `${share > 0 && share < 0.1 ? "<0.1" : share.toFixed(share < 10 ? 1 : 0)} %`;
 }
 
+/**
+ * A cell of a table that narrow pages show as cards: its class places it, `data-label` is shown where the head is not, and
+ * the role keeps it a cell whatever the style sheet makes of it.
+ */
+export function cell(kind, ...children) {
+  return el("td", { role: "cell", class: kind }, ...children);
+}
+
 /** A state with its colour; `null` is nobody's state: before entering, or gone. */
 export function state(name, outside = "gone") {
   return el("span", { class: "state", "data-state": name ?? "none" }, name ? words(name) : outside);

@@ -1,17 +1,17 @@
 // Shards: owner, lag, watermark, and whether the silence guard holds.
 
-import { count, el, find, moment, say, span, words } from "./dom.js";
+import { cell, count, el, find, moment, say, span, words } from "./dom.js";
 
 export function showShards(answer) {
-  const rows = answer.shards.map((shard) => el("tr", {},
-    el("td", {}, String(shard.partition)),
-    el("td", {}, `${answer.instance_id} / ${shard.worker}`),
-    el("td", {}, phase(shard)),
-    el("td", { class: "number" }, shard.lag === null ? "–" : count(shard.lag)),
-    el("td", {}, shard.watermark ? moment(shard.watermark) : "–",
+  const rows = answer.shards.map((shard) => el("tr", { role: "row" },
+    labelled("Shard", "", String(shard.partition)),
+    labelled("Owner", "", `${answer.instance_id} / ${shard.worker}`),
+    labelled("Phase", "", phase(shard)),
+    labelled("Lag", "number", shard.lag === null ? "–" : count(shard.lag)),
+    labelled("Watermark", "", shard.watermark ? moment(shard.watermark) : "–",
       shard.watermark_lag_seconds === null ? null : ` (${span(shard.watermark_lag_seconds)} behind)`),
-    el("td", {}, shard.guard_holds ? "holds" : "–"),
-    el("td", { class: "number" }, count(shard.users)),
+    labelled("Silence guard", "", shard.guard_holds ? "holds" : "–"),
+    labelled("Users", "number", count(shard.users)),
   ));
   if (rows.length === 0) rows.push(el("tr", {}, el("td", { colspan: "7" }, "This instance holds no shard yet.")));
   find("shard-rows").replaceChildren(...rows);
@@ -24,6 +24,12 @@ export function showShards(answer) {
   }
   const of = answer.of === null ? "" : ` of ${answer.of}`;
   say(find("shards-note"), `${answer.shards.length}${of} shards here`);
+}
+
+function labelled(label, kind, ...children) {
+  const made = cell(kind, ...children);
+  made.dataset.label = label;
+  return made;
 }
 
 function phase(shard) {

@@ -1,7 +1,7 @@
 // Transitions as they happen. The instance sends at most a hundred a second, and the page keeps the last two hundred.
 
 import { events } from "./api.js";
-import { count, el, find, moment, say, state, words } from "./dom.js";
+import { cell, count, el, find, moment, say, state, words } from "./dom.js";
 import { lookUp } from "./user.js";
 
 const ROWS_MAX = 200;
@@ -23,8 +23,8 @@ export function row(transition) {
   const why = transition.kind === "reactivated" && transition.away_days !== undefined
     ? `reactivated after ${transition.away_days.toFixed(1)} days away`
     : `${words(transition.kind)}: ${words(transition.reason)}`;
-  return el("tr", {}, el("td", { class: "time" }, moment(transition.effective_at)), el("td", {}, user),
-    el("td", {}, state(transition.from, "new")), el("td", {}, state(transition.to)), el("td", {}, why));
+  return el("tr", { role: "row" }, cell("time", moment(transition.effective_at)), cell("who", user),
+    cell("from", state(transition.from, "new")), cell("to", state(transition.to)), cell("why", why));
 }
 
 /** Events come in bursts; the page is touched once a frame. */

@@ -46,7 +46,7 @@ function show(user) {
     ["Activity", user.state && `${count(user.total_events)} events, ${count(user.core_actions)} core actions`],
     ["Last events", user.last_events?.join(" → ")],
     ["P(alive)", user.p_alive?.toFixed(3)],
-    ...Object.entries(user.properties).map(([name, value]) => [name, JSON.stringify(value)]),
+    ...Object.entries(user.properties).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]),
     ["Shard", String(user.partition)],
   ].filter(([, value]) => value);
   const steps = user.recent_transitions.map((step) => el("li", {}, moment(step.effective_at), " ",

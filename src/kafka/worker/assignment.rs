@@ -137,6 +137,7 @@ impl Session<'_> {
         });
         self.restorer.step(self.consumer, restores).map_err(|error| match error {
             RestoreError::Reader(error) => Halt::Rejoin(format!("reading the changelog: {error}")),
+            RestoreError::Takeover(error) => Halt::Stop(error.into()),
             RestoreError::Shard(partition, source) => Halt::Stop(RunError::Shard { partition, source }),
         })?;
         let partly = |slot: &Slot| matches!(slot, Slot::Restoring(restore) if !restore.is_complete() && restore.progress().0 > 0);
@@ -198,11 +199,13 @@ impl Session<'_> {
                     warn!(partition, from = resume.from, ?side, ?instead_of, "resuming from the accepted offset");
                 }
                 Note::RecordsExpired { missed } => {
+                    shared.parts.metrics.records_expired(missed);
                     warn!(
                         partition,
                         from = resume.from,
                         missed,
-                        "records were removed by retention before they were read"
+                        "records were removed by the topic's retention before they were read: they are lost to Ebbtide; \
+                         going on with what is left"
                     );
                 }
             }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, Halt, Live, RunError, Session, Slot};
+use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, COMMIT_USERS_MAX, Halt, Live, RunError, Session, Slot};
 use crate::clock::monotonic;
 use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
 use crate::kafka::restore::stable_offset;
 use crate::kafka::step::Step;
 use crate::metrics::AbortCause;
-use crate::shard::{Sealed, Topic};
+use crate::shard::Sealed;
 use crate::time::WallTime;
 
 /// One shard's part of the commit that is under way.
@@ -56,12 +56,14 @@ impl Session<'_> {
         if since.elapsed() >= self.shared.config.commit_interval {
             return true;
         }
-        let (mut records, mut outputs) = (0, 0);
+        let (mut records, mut users, mut outputs) = (0, 0, 0);
         for (_, live) in self.live() {
-            records += live.shard.pending().records;
+            let pending = live.shard.pending();
+            records += pending.records;
+            users += pending.users;
             outputs += live.effects.outputs.len();
         }
-        records >= COMMIT_RECORDS_MAX || outputs >= COMMIT_OUTPUTS_MAX
+        records >= COMMIT_RECORDS_MAX || users >= COMMIT_USERS_MAX || outputs >= COMMIT_OUTPUTS_MAX
     }
 
     /// Commits everything that was applied, or goes back to the last commit: either way nothing is pending afterwards.
@@ -194,14 +196,7 @@ impl Session<'_> {
             for at in live.arrivals.drain(..) {
                 self.shared.parts.metrics.reached_commit(now - WallTime::from_millis(at));
             }
-            if self.shared.parts.feed.is_watched() {
-                let transitions = live.effects.outputs.iter().filter(|output| output.topic == Topic::Transitions);
-                for (key, value) in
-                    transitions.filter_map(|output| Some((output.key.as_ref()?, output.value.as_ref()?)))
-                {
-                    self.shared.parts.feed.show(partition, key, value);
-                }
-            }
+            self.shared.parts.feed.show(live.effects.outputs.drain(..));
             live.effects.clear();
         }
         Ok(())

@@ -41,7 +41,9 @@ use crate::time::EventTime;
 use committing::Scope;
 
 /// A commit happens at the latest when so many records were applied.
-const COMMIT_RECORDS_MAX: usize = 20_000;
+const COMMIT_RECORDS_MAX: usize = 100_000;
+/// A commit happens at the latest when so many users have changed: it holds each of them encoded.
+const COMMIT_USERS_MAX: usize = 20_000;
 /// A commit happens at the latest when so many records wait to be produced: a transaction must end in time.
 const COMMIT_OUTPUTS_MAX: usize = 50_000;
 /// How often onlookers see a new status of a busy worker.
@@ -137,7 +139,9 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         &client::looker(config),
         (config.topics.changelog.clone(), config.topics.events.clone()),
         (Arc::clone(&shared.parts.database), shared.leases.clone()),
+        bulk_bytes(config),
         Arc::clone(&shared.parts.clock),
+        config.kafka.accept_offsets,
     )
     .map_err(client_error)?;
     consumer.subscribe(&[&config.topics.events]).map_err(client_error)?;
@@ -184,6 +188,12 @@ fn leave(consumer: &GroupConsumer) {
         drop(consumer.poll(LEAVE_POLL));
         rounds_without += u32::from(consumer.assignment().is_ok_and(|assignment| assignment.count() == 0));
     }
+}
+
+/// What a worker may gather of `state.memory` before it loads it in bulk: a sixteenth for all workers together.
+fn bulk_bytes(config: &Config) -> usize {
+    let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
+    usize::try_from(config.state.memory / 16 / workers).unwrap_or(usize::MAX)
 }
 
 /// Initialises the producer, for as long as the brokers do not answer.

@@ -65,7 +65,11 @@ impl<'s> Session<'s> {
         use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
             Some(Code::FencedInstanceId | Code::Fenced) => Err(Halt::Fenced(error.to_string())),
-            Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
+            Some(Code::GroupAuthorizationFailed) => {
+                let group = &self.shared.config.kafka.group_id;
+                Err(Halt::Stop(RunError::Refused { what: format!("being a member of the group {group}: {error}") }))
+            }
+            Some(Code::TopicAuthorizationFailed) => {
                 let topic = &self.shared.config.topics.events;
                 Err(Halt::Stop(RunError::Refused { what: format!("reading {topic}: {error}") }))
             }

@@ -1,7 +1,7 @@
 //! Batching, interruption, rolling back and restoring change nothing.
 
 use super::*;
-use crate::shard::restore_batch;
+use crate::shard::{Bulk, restore_batch};
 use crate::store::Deadline;
 use crate::store::rocks::Database;
 
@@ -110,6 +110,57 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_bulk_load_is_the_original_and_what_is_left_over_goes_when_it_is_due(
+        inputs in inputs(), sizes in sizes(), chunk in 1..200_usize, cut in 0..120_usize, again in any::<bool>(),
+    ) {
+        let rules = unguarded(forgetting());
+        let (first, second) = inputs.split_at(cut.min(inputs.len() - 1));
+        let mut original = Run::new(&rules);
+        for batch in first.chunks(sizes[0]) {
+            original.apply(batch);
+            original.commit();
+        }
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let database = Database::open(dir.path(), 64 << 20).expect("opens");
+        let store = database.shard(0);
+        let (mut bulk, position) = (Bulk::default(), std::cell::Cell::new(0));
+        let mut store_of = store.clone();
+        let mut load = |records: &[ChangelogRecord]| {
+            for record in records {
+                bulk.add(0, &record.key, record.value.as_deref()).expect("a changelog record");
+            }
+            let (users, deadlines) = bulk.sorted();
+            database.load(&users, &deadlines).expect("loads");
+            position.set(position.get() + i64::try_from(records.len()).expect("few records"));
+            store_of.write(bulk.rest(0, position.get())).expect("writes");
+            bulk.clear();
+        };
+        if again {
+            // The process died before the positions were on the disk.
+            load(&original.changelog[..original.changelog.len().min(chunk)]);
+            position.set(0);
+        }
+        original.changelog.chunks(chunk).for_each(&mut load);
+        let (users, deadlines, record) = contents(&original);
+        prop_assert_eq!(store.scan(None, usize::MAX).expect("reads"), users);
+        prop_assert_eq!(store.shard().expect("reads"), (record, original.shard.changelog_position()));
+        let index = store.deadlines(None, EventTime::MAX, usize::MAX).expect("reads");
+        for deadline in deadlines {
+            prop_assert!(index.contains(&deadline), "{deadline:?} is missing");
+        }
+        let mut restored = Run::over(store, &rules);
+        restored.left_overs = true;
+        restored.offset = restored.shard.position().unwrap_or(0);
+        original.outputs.clear();
+        restored.changelog.clone_from(&original.changelog);
+        drive(&mut original, second, &sizes, |_, _| {});
+        drive(&mut restored, second, &sizes, |_, _| {});
+        prop_assert_eq!(by_user(&original.outputs), by_user(&restored.outputs));
+        let left = restored.shard.store().deadlines(None, EventTime::MAX, usize::MAX).expect("reads");
+        prop_assert_eq!(left, contents(&original).1);
+    }
 
     #[test]
     fn rocksdb_and_memory_give_the_same_output(inputs in inputs(), sizes in sizes()) {
