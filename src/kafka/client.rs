@@ -48,17 +48,14 @@ const BULK_DEFAULTS: &[(&str, &str)] =
 #[must_use]
 pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = reader(config);
-    client.set("client.id", member_name(config, worker)).set("partition.assignment.strategy", "cooperative-sticky");
+    client
+        // Says to the rest of the group where this instance is reached: see `group`.
+        .set("client.id", super::group::client_id(&config.instance_id, worker, config.http.advertised.as_deref()))
+        .set("partition.assignment.strategy", "cooperative-sticky");
     if config.kafka.static_membership {
         client.set("group.instance.id", format!("{}-{worker}", config.instance_id));
     }
     client
-}
-
-/// What a worker's consumer is called in the group's description.
-#[must_use]
-pub fn member_name(config: &Config, worker: usize) -> String {
-    format!("ebbtide-{}-{worker}", config.instance_id)
 }
 
 /// A reader that is assigned by hand: committed records only, as for the changelog.
@@ -91,7 +88,7 @@ pub fn looker(config: &Config) -> ClientConfig {
 pub fn transactional_producer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = producer(config);
     client
-        .set("client.id", member_name(config, worker))
+        .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
         .set("transactional.id", transactional_id(config, worker))
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
         // Whether a connection was lost is told in the log alone, and exactly-once rests on hearing it.

@@ -5,11 +5,13 @@ pub mod commit;
 pub mod deletions;
 pub mod error;
 pub mod feed;
+pub mod group;
 mod lease;
 mod orphans;
 pub mod partitioner;
 mod rebalance;
 mod restore;
+mod standby;
 pub mod status;
 pub mod step;
 pub mod takeover;
@@ -107,7 +109,16 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         });
         if let Err(error) = watching {
             shutdown.cancel();
-            result = Err(RunError::Thread(error));
+            result = result.and(Err(RunError::Thread(error)));
+        }
+        if config.standbys > 0 {
+            let started = thread::Builder::new()
+                .name("standby".to_owned())
+                .spawn_scoped(scope, move || standby::follow(shared, shutdown));
+            if let Err(error) = started {
+                shutdown.cancel();
+                result = result.and(Err(RunError::Thread(error)));
+            }
         }
         let started = monotonic();
         while !shutdown.is_cancelled() {

@@ -18,7 +18,8 @@ use rdkafka::error::KafkaResult;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::client::{self, Listener};
+use super::client::Listener;
+use super::group::client_id;
 use crate::clock::monotonic;
 use crate::config::Config;
 
@@ -67,7 +68,9 @@ pub(super) fn watch(
     nudges: &Nudges,
     shutdown: &CancellationToken,
 ) {
-    let names: Vec<String> = (0..config.workers).map(|worker| client::member_name(config, worker)).collect();
+    let names: Vec<String> = (0..config.workers)
+        .map(|worker| client_id(&config.instance_id, worker, config.http.advertised.as_deref()))
+        .collect();
     let mut orphans = Orphans::default();
     let mut looked = monotonic();
     while !shutdown.is_cancelled() {

@@ -59,15 +59,14 @@ impl Ledger {
     }
 }
 
-/// The cohorts of one answer of `/v1/cohorts`, added to `sum`.
-pub(crate) fn add_cohorts(sum: &mut BTreeMap<(String, bool), u64>, answer: &Value) {
-    for cohort in answer["cohorts"].as_array().expect("a list") {
+/// The sizes in an answer of `/v1/cohorts`, empty ones left out.
+pub(crate) fn sizes(answer: &Value) -> BTreeMap<(String, bool), u64> {
+    let size = |cohort: &Value| {
         let users = cohort["users"].as_u64().expect("a count");
-        if users > 0 {
-            let name = cohort["state"].as_str().expect("a state").to_owned();
-            *sum.entry((name, cohort["activated"] == true)).or_default() += users;
-        }
-    }
+        let name = cohort["state"].as_str().expect("a state").to_owned();
+        (users > 0).then_some(((name, cohort["activated"] == true), users))
+    };
+    answer["cohorts"].as_array().expect("a list").iter().filter_map(size).collect()
 }
 
 /// Each life's transitions count from 1 without a gap, over the whole topic: what was right when it was written is right

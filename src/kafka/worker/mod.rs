@@ -84,6 +84,8 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
         if progress.committed {
             (fenced, attempts) = (0, 0);
         }
+        attempts = attempts.saturating_add(1);
+        let again_in = (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX);
         match halt {
             Ok(()) => return Ok(()),
             Err(Halt::Stop(error)) => {
@@ -99,12 +101,11 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
                         group_id: shared.config.kafka.group_id.clone(),
                     });
                 }
-                warn!(worker, reason, "somebody took over under this worker's name; joining anew");
+                warn!(worker, reason, attempts, ?again_in, "somebody took over under this worker's name; joining anew");
             }
-            Err(Halt::Rejoin(reason)) => warn!(worker, reason, "joining the group anew"),
+            Err(Halt::Rejoin(reason)) => warn!(worker, reason, attempts, ?again_in, "joining the group anew"),
         }
-        attempts = attempts.saturating_add(1);
-        pause(shutdown, (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX));
+        pause(shutdown, again_in);
     }
     Ok(())
 }
