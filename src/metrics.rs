@@ -110,6 +110,7 @@ pub struct Metrics {
     transitions: IntCounterVec,
     events: IntCounterVec,
     dead_letters: IntCounterVec,
+    refused_properties: IntCounter,
     absence: Histogram,
     lag: IntGaugeVec,
     watermark_lag: GaugeVec,
@@ -122,6 +123,8 @@ pub struct Metrics {
     commit_duration: Histogram,
     aborts: IntCounterVec,
     expired: IntCounter,
+    standby_shards: IntGauge,
+    standby_lag: IntGauge,
     rocksdb_memory: IntGaugeVec,
     rocksdb_disk: IntGauge,
     resident: IntGauge,
@@ -158,6 +161,11 @@ impl Metrics {
                 "ebbtide_dead_letters_total",
                 "Input records that went to the dead-letter topic.",
                 &["reason"],
+            )?,
+            refused_properties: counter(
+                r,
+                "ebbtide_refused_properties_total",
+                "Values of tracked properties that were not kept: over 1 KiB, or unreadable for common JSON parsers.",
             )?,
             absence: histogram(
                 r,
@@ -225,6 +233,16 @@ impl Metrics {
                 "ebbtide_input_expired_records_total",
                 "Input records that the topic's retention removed before they were read.",
             )?,
+            standby_shards: gauge(
+                r,
+                "ebbtide_standby_shards",
+                "Shards of other instances whose changelog is followed.",
+            )?,
+            standby_lag: gauge(
+                r,
+                "ebbtide_standby_lag_records",
+                "Changelog records of followed shards not read yet, of all of them.",
+            )?,
             rocksdb_memory: gauges(r, "ebbtide_rocksdb_memory_bytes", "Memory held by RocksDB, by use.", &["kind"])?,
             rocksdb_disk: gauge(r, "ebbtide_rocksdb_disk_bytes", "Size of the state on disk.")?,
             resident: gauge(r, "ebbtide_process_resident_memory_bytes", "Resident memory of the process.")?,
@@ -273,6 +291,7 @@ impl Metrics {
         for reason in RejectReason::ALL {
             self.rejected(reason, counts.dead_letters(reason));
         }
+        self.refused_properties.inc_by(counts.refused_properties);
         for late in &counts.timer_lateness {
             self.timer_lateness.observe(seconds(*late).max(0.0));
         }
@@ -299,6 +318,12 @@ impl Metrics {
     /// So many input records were gone before they were read, at a takeover.
     pub fn records_expired(&self, count: i64) {
         self.expired.inc_by(u64::try_from(count).unwrap_or(0));
+    }
+
+    /// So many shards are followed, and so many of their changelog records are not read yet.
+    pub fn standing_by(&self, shards: usize, lag: i64) {
+        self.standby_shards.set(i64::try_from(shards).unwrap_or(i64::MAX));
+        self.standby_lag.set(lag);
     }
 
     fn read(&self, outcome: RecordOutcome, count: u64) {

@@ -24,10 +24,11 @@ use crate::usage::{Usage, thread_cpu_seconds};
 
 /// The default of `state.memory`.
 const MEMORY: u64 = 256 << 20;
-/// Records applied in one call, timers fired in one, and records or users in one commit: as the worker has it.
+/// Records applied in one call, timers fired in one, and records and users in one commit: as the worker has it.
 const APPLIED: u64 = 2_000;
 const BUDGET: usize = 4_096;
-const COMMITTED: usize = 20_000;
+const COMMITTED_RECORDS: u64 = 100_000;
+const COMMITTED_USERS: usize = 20_000;
 /// Event time passes as with so many events a second.
 const RATE: u64 = 100_000;
 
@@ -86,7 +87,11 @@ impl Driven {
 
     fn commit_if_large(&mut self) -> anyhow::Result<()> {
         let pending = self.shard.pending();
-        if pending.users.max(pending.records) >= COMMITTED { self.commit() } else { Ok(()) }
+        if pending.users >= COMMITTED_USERS || pending.records as u64 >= COMMITTED_RECORDS {
+            self.commit()
+        } else {
+            Ok(())
+        }
     }
 
     fn commit(&mut self) -> anyhow::Result<()> {

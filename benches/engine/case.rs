@@ -6,7 +6,6 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
 use crate::support::kafka::Broker;
 use crate::{alone, latency, served};
 
@@ -82,7 +81,7 @@ pub(crate) struct Scale {
 impl Scale {
     pub(crate) fn new(quick: bool, users: Option<u64>) -> Self {
         let (default_users, events, timers, people, latency_seconds) =
-            if quick { (200_000, 400_000, 100_000, 2_000, 5) } else { (5_000_000, 3_000_000, 1_000_000, 20_000, 30) };
+            if quick { (200_000, 400_000, 100_000, 2_000, 5) } else { (5_000_000, 3_000_000, 1_000_000, 20_000, 15) };
         Self {
             quick,
             users: users.unwrap_or(default_users),
@@ -117,13 +116,7 @@ impl Case {
         matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency)
     }
 
-    pub(crate) fn measure(
-        self,
-        scale: &Scale,
-        broker: Option<&Broker>,
-        round: u16,
-        so_far: &Report,
-    ) -> anyhow::Result<Vec<Figure>> {
+    pub(crate) fn measure(self, scale: &Scale, broker: Option<&Broker>, round: u16) -> anyhow::Result<Vec<Figure>> {
         let broker = broker.context("a broker for this case");
         match self {
             Self::Decode => Part::Decode.in_a_process(scale, "", ""),
@@ -135,7 +128,7 @@ impl Case {
             Self::Hot => served::hot(scale, broker?, round),
             Self::Random => served::random(scale, broker?, round),
             Self::Storm => served::storm(scale, broker?, round),
-            Self::Latency => latency::latency(scale, broker?, round, so_far.median(Self::Hot, served::THROUGHPUT)),
+            Self::Latency => latency::latency(scale, broker?, round),
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::report::CPU;
 use crate::support::kafka::{Broker, Message, Sender};
 use crate::usage::Usage;
 
-/// The figure that `latency` halves.
-pub(crate) const THROUGHPUT: &str = "events per second";
+/// The rate of a case.
+const THROUGHPUT: &str = "events per second";
 /// Event time passes as with so many events a second.
 const RATE: u64 = 100_000;
 /// While the program is killed, so many events are sent at a time, with this pause between.
@@ -188,7 +188,9 @@ fn restore(program: &mut Program, records: u64, bytes: u64, raw: &[Figure]) -> a
         Figure::new("restored", "MB/s", bytes as f64 / 1e6 / took),
         Figure::new("raw read, records per second", "1/s", raw_rate),
         Figure::new("raw read", "MB/s", raw_rate * bytes as f64 / 1e6 / records),
+        Figure::new("restored, as a part of the raw read", "", records / took / raw_rate),
         Figure::new("restore: CPU per record", "us", usage.cpu_seconds * 1e6 / records),
+        Figure::new("restore: peak memory", "MiB", usage.peak_memory as f64 / f64::from(1 << 20)),
     ])
 }
 

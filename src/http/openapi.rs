@@ -9,9 +9,9 @@ use crate::http::{cohorts, health, live, shards, users};
 /// The whole description.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Ebbtide", description = "Lifecycle states of users, live. Every answer is about this instance's shards."),
+    info(title = "Ebbtide", description = "Lifecycle states of users, live. `/v1/cohorts` and `/v1/users` answer for the whole group from any instance; everything else is about the instance that is asked."),
     paths(
-        cohorts::now, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
+        cohorts::now, cohorts::shards, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
         health::alive, health::ready, health::metrics,
     ),
     tags(

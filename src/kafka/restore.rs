@@ -25,9 +25,10 @@ use super::takeover::{self, Replay, TakeoverError, Unusable};
 use super::topics::DELETIONS_KEPT_MS;
 use crate::clock::{Clock, monotonic};
 use crate::config::AcceptOffsets;
-use crate::shard::{ShardError, restore_batch};
-use crate::store::Store;
+use crate::shard::{Bulk, ShardError, restore_batch};
 use crate::store::rocks::{Database, RocksStore};
+use crate::store::{Batch, Store};
+use crate::time::WallTime;
 
 /// How long the broker may take to answer one question. The worker's loop stands still meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +38,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Changelog records written to the store at a time.
 const STEP_RECORDS: usize = 5_000;
+/// From so many changelog offsets on they are loaded in bulk: gathered, and written as sorted files.
+const BULK_OFFSETS: i64 = 100_000;
 /// How long one step may read.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// How often progress is logged.
@@ -51,6 +54,9 @@ pub(super) struct Restorer {
     database: Arc<Database>,
     leases: Leases,
     clock: Arc<dyn Clock>,
+    /// What was read of shards that are loaded in bulk, and how many bytes it may hold before it is written.
+    bulk: Bulk,
+    bulk_bytes: usize,
     accept: Option<AcceptOffsets>,
 }
 
@@ -66,6 +72,8 @@ pub(super) struct Restore {
     from: i64,
     next: i64,
     end: i64,
+    /// Whether it is loaded in bulk, and then the offset after what was gathered; `next` follows when it is written.
+    bulk: Option<i64>,
     /// From this changelog offset on no deletion is missing.
     whole: i64,
     not_before: Instant,
@@ -122,6 +130,7 @@ impl Restorer {
         looker: &ClientConfig,
         (changelog, input): (String, String),
         (database, leases): (Arc<Database>, Leases),
+        bulk_bytes: usize,
         clock: Arc<dyn Clock>,
         accept: Option<AcceptOffsets>,
     ) -> KafkaResult<Self> {
@@ -133,6 +142,8 @@ impl Restorer {
             database,
             leases,
             clock,
+            bulk: Bulk::default(),
+            bulk_bytes,
             accept,
         })
     }
@@ -149,6 +160,7 @@ impl Restorer {
             from: 0,
             next: 0,
             end: 0,
+            bulk: None,
             whole: 0,
             not_before: now,
             started: now,
@@ -157,7 +169,8 @@ impl Restorer {
     }
 
     /// The shard is no longer ours: stops reading for it.
-    pub(super) fn cancel(&self, restore: Restore) {
+    pub(super) fn cancel(&mut self, restore: Restore) {
+        self.bulk.forget(restore.partition);
         if restore.stage == Stage::Reading {
             self.stop_reading(restore.partition);
         }
@@ -170,7 +183,7 @@ impl Restorer {
 
     /// Goes a little further with every shard on its way.
     pub(super) fn step<'a>(
-        &self,
+        &mut self,
         consumer: &GroupConsumer,
         restores: impl Iterator<Item = &'a mut Restore>,
     ) -> Result<(), RestoreError> {
@@ -229,16 +242,7 @@ impl Restorer {
     /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
     /// older.
     fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let young = self.clock.broker_time().as_millis() - DELETIONS_KEPT_MS / 2;
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(&self.changelog, partition, Offset::Offset(young))?;
-        let answer = self.looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
-        let element = answer.find_partition(&self.changelog, partition).ok_or(KafkaError::NoMessageReceived)?;
-        element.error()?;
-        Ok(match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
-        })
+        whole_from(&self.looker, &self.changelog, partition, self.clock.broker_time())
     }
 
     /// Whether every transaction that began before the end is decided.
@@ -278,6 +282,7 @@ impl Restorer {
         };
         restore.from = from;
         restore.next = from;
+        restore.bulk = (restore.end - from >= BULK_OFFSETS).then_some(from);
         if from == restore.end {
             restore.stage = Stage::Complete;
             return Ok(());
@@ -290,7 +295,7 @@ impl Restorer {
         Ok(())
     }
 
-    fn read(&self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
+    fn read(&mut self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
         let began = monotonic();
         let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
         let mut ended = Vec::new();
@@ -319,7 +324,16 @@ impl Restorer {
         messages.sort_by_key(Message::partition);
         for chunk in messages.chunk_by(|a, b| a.partition() == b.partition()) {
             let Some(restore) = chunk.first().and_then(|first| reading.get_mut(&first.partition())) else { continue };
-            restore.write(chunk)?;
+            match restore.bulk {
+                None => restore.write(chunk)?,
+                Some(_) => restore.gather(chunk, &mut self.bulk)?,
+            }
+        }
+        drop(messages);
+        let ends_bulk =
+            ended.iter().any(|partition| reading.get(partition).is_some_and(|restore| restore.bulk.is_some()));
+        if self.bulk.len_bytes() >= self.bulk_bytes || ends_bulk {
+            self.load(reading)?;
         }
         for partition in ended {
             if let Some(restore) = reading.get_mut(&partition) {
@@ -327,6 +341,19 @@ impl Restorer {
                 self.stop_reading(partition);
             }
         }
+        Ok(())
+    }
+
+    /// Writes what was gathered: all users first, then how far each shard has come.
+    fn load(&mut self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
+        let (users, deadlines) = self.bulk.sorted();
+        let one = reading.keys().next().copied().unwrap_or_default();
+        self.database.load(&users, &deadlines).map_err(RestoreError::shard(one))?;
+        for restore in reading.values_mut() {
+            let Some(next) = restore.bulk else { continue };
+            restore.write_batch(self.bulk.rest(restore.partition, next))?;
+        }
+        self.bulk.clear();
         Ok(())
     }
 
@@ -370,6 +397,22 @@ impl Restore {
         let next = last.offset() + 1;
         let records = messages.iter().filter_map(|message| Some((message.key()?, message.payload())));
         let batch = restore_batch(&self.store, records, next).map_err(RestoreError::shard(self.partition))?;
+        self.write_batch(batch)
+    }
+
+    /// Keeps records until there are enough to be loaded.
+    fn gather(&mut self, messages: &[BorrowedMessage<'_>], bulk: &mut Bulk) -> Result<(), RestoreError> {
+        for message in messages {
+            if let Some(key) = message.key() {
+                bulk.add(self.partition, key, message.payload()).map_err(RestoreError::shard(self.partition))?;
+            }
+            self.bulk = Some(message.offset() + 1);
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self, batch: Batch) -> Result<(), RestoreError> {
+        let next = batch.changelog_position.unwrap_or(self.next);
         self.store.write(batch).map_err(RestoreError::shard(self.partition))?;
         self.next = next;
         if self.logged.elapsed() >= LOG_EVERY {
@@ -389,6 +432,25 @@ impl Restore {
         self.stage = Stage::Complete;
         Ok(())
     }
+}
+
+/// See [`Restorer::whole_from`].
+pub(super) fn whole_from(
+    looker: &BaseConsumer<Listener>,
+    changelog: &str,
+    partition: i32,
+    now: WallTime,
+) -> KafkaResult<Option<i64>> {
+    let young = now.as_millis() - DELETIONS_KEPT_MS / 2;
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(changelog, partition, Offset::Offset(young))?;
+    let answer = looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
+    let element = answer.find_partition(changelog, partition).ok_or(KafkaError::NoMessageReceived)?;
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+    })
 }
 
 /// The group's committed offset of one input partition and its metadata. As the consumer is a `read_committed` one, the

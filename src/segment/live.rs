@@ -106,7 +106,7 @@ impl Live<'_> {
         Fate::Stays
     }
 
-    /// Applies one event: lets time pass up to an activity, records it, and judges the user by what it changed.
+    /// Applies one event: lets time pass up to it, records it, and judges the user by what it changed.
     pub fn record(
         &self,
         event: &Event<'_>,
@@ -119,7 +119,7 @@ impl Live<'_> {
             return Outcome::Duplicate;
         }
         let known = user.life.as_ref().map(|life| life.last_active.max(life.since));
-        if event.roles.activity && known.is_none_or(|known| event.time >= known) {
+        if known.is_none_or(|known| event.time >= known) {
             // A user who is forgotten on the way begins anew with this event.
             let (Fate::Stays | Fate::Gone) = self.advance(&event.user_id, user, standing, event.time, sink);
         }

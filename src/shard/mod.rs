@@ -40,7 +40,7 @@ pub use aggregates::Aggregates;
 pub use cohort::Cohorts;
 pub use effect::{Counts, Effects, Headers, Output, RecordOutcome, Topic};
 pub use record::{Rejudging, ShardRecord};
-pub use restore::restore_batch;
+pub use restore::{Bulk, BulkDeadline, BulkUser, restore_batch};
 pub use watermark::{TimeRules, Watermark};
 
 use output::Writer;
@@ -54,6 +54,8 @@ pub const DEFAULT_CACHE_BYTES: usize = 8 << 20;
 const FIRING_BATCH: usize = 512;
 /// How far wall time may carry the watermark before that is worth a commit of its own: as much as a crash takes back.
 const WATERMARK_KEPT: Span = Span::from_millis(60_000);
+/// How many left-over deadlines are remembered for the next commit to remove; what comes beyond is met again.
+const STALE_MAX: usize = 16_384;
 /// What one changed user adds to a commit, about.
 const CHANGED_USER_BYTES: usize = 160;
 /// What one changed cell of the ledger adds to a commit, about.
@@ -75,6 +77,9 @@ pub struct Shard<S: Store> {
     timers: Timers,
     /// The place of each name of `rules.track` in the shard's list of properties.
     places: Vec<u16>,
+    /// Deadlines that came due and that nobody has armed: a bulk load leaves some in the index. The next commit removes
+    /// them, and none is made for their sake.
+    stale: Vec<Deadline>,
     /// The segments, compiled for this shard's places of properties.
     segments: Arc<Segments>,
     aggregates: Aggregates,
@@ -196,6 +201,7 @@ impl<S: Store> Shard<S> {
             users: Users::new(DEFAULT_CACHE_BYTES),
             timers: Timers::new(),
             places: Vec::new(),
+            stale: Vec::new(),
             segments,
             aggregates,
             records: 0,
@@ -209,6 +215,7 @@ impl<S: Store> Shard<S> {
     /// Begins from the last commit: notices changed rules and newly tracked properties, and loads the near timers.
     fn take_up(&mut self) -> Result<(), ShardError> {
         self.record = self.committed.clone();
+        self.stale.clear();
         self.records = 0;
         self.unsealed = false;
         self.sealed = false;
@@ -381,6 +388,12 @@ impl<S: Store> Shard<S> {
                 sealed.arm.extend(armed.map(deadline));
             }
         }
+        let users = &self.users;
+        sealed.disarm.extend(
+            self.stale
+                .drain(..)
+                .filter(|stale| users.get(&stale.user_id).and_then(users::Entry::armed) != Some(stale.at)),
+        );
         let cells = ledger.sealed().map(|(cell, value)| ChangelogRecord { key: key::changelog_cell(cell), value });
         sealed.changelog.extend(cells);
         let mut value = Vec::with_capacity(CHANGED_USER_BYTES);
@@ -508,6 +521,7 @@ impl<S: Store> Shard<S> {
         for (index, _) in &mut event.tracked {
             *index = self.places[usize::from(*index)];
         }
+        out.counts.refused_properties += u64::from(event.refused);
         let mut outcome = RecordOutcome::Counted;
         let watermark = self.record.watermark.at();
         self.turn(&event.user_id, watermark, now, out, |live, user, standing, _, emitter| {
@@ -539,8 +553,11 @@ impl<S: Store> Shard<S> {
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
     fn fire(&mut self, deadline: &Deadline, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
-        let armed = self.users.get(&deadline.user_id).and_then(users::Entry::armed);
-        if armed != Some(deadline.at) {
+        let entry = self.users.entry(&deadline.user_id, &self.store)?;
+        if entry.armed() != Some(deadline.at) {
+            if self.stale.len() < STALE_MAX {
+                self.stale.push(deadline.clone());
+            }
             return Ok(());
         }
         let changes =

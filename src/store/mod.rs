@@ -129,6 +129,16 @@ pub enum StoreError {
         /// What RocksDB said.
         source: rocksdb::Error,
     },
+    /// The state folder cannot be written.
+    #[error(
+        "the state folder {path} cannot be used: {source}; give the process the right to write there, or free space"
+    )]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A stored value does not decode.
     #[error(
         "stored state is damaged: {what}; remove the state folder and start again to restore it from the changelog"

@@ -4,18 +4,23 @@
 //! written in the same batch as what it covers. Families are flushed together (atomic flush), so a crash finds all of
 //! them as of one batch.
 
+mod load;
+mod options;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
-    Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions, properties,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, Options, ReadOptions, WriteBatch,
+    WriteBufferManager, WriteOptions, properties,
 };
 
 use crate::store::{Batch, Cell, Deadline, Store, StoreError, key};
 use crate::time::EventTime;
+use load::Loader;
+use options::family_options;
 
 const USERS: &str = "users";
 const TIMERS: &str = "timers";
@@ -25,23 +30,19 @@ const FAMILIES: [&str; 3] = [USERS, TIMERS, META];
 /// Shares of `state.memory`: blocks read from disk, and writes not yet flushed. The rest is for decoded users, for what a
 /// commit holds, and for RocksDB's own tables.
 const CACHE_SHARE: u64 = 4;
-const WRITE_SHARE: u64 = 8;
+const WRITE_SHARE: u64 = 4;
 /// A memtable of one family is half of the write budget, within these bounds: users come again, and what is overwritten in
 /// memory is never compacted.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
 /// Files that are kept open; their index and filter blocks live in the block cache.
 const OPEN_FILES: i32 = 256;
-/// A dictionary of this size is trained for each file of the lowest level: users resemble each other.
-const DICTIONARY_BYTES: i32 = 16 << 10;
-/// Deadlines are a queue: a run of so many deletions in a window of entries asks for compaction.
-const DELETION_WINDOW: usize = 4096;
-const DELETION_TRIGGER: usize = 2048;
 
 /// The process's state database.
 pub struct Database {
     db: DB,
     path: PathBuf,
     cache: Cache,
+    loader: Loader,
     buffers: WriteBufferManager,
     /// Milliseconds, on the caller's clock, of the first write since the last flush; `u64::MAX` when there is none.
     unflushed: AtomicU64,
@@ -73,7 +74,7 @@ impl Database {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it open, [`StoreError::Database`] otherwise.
     pub fn open(dir: &Path, memory: u64) -> Result<Arc<Self>, StoreError> {
-        let cache = Cache::new_lru_cache(bytes(memory / CACHE_SHARE));
+        let cache = options::block_cache(bytes(memory / CACHE_SHARE));
         let write_bytes = memory / WRITE_SHARE;
         let buffers = WriteBufferManager::new_write_buffer_manager(bytes(write_bytes), false);
         let mut options = Options::default();
@@ -89,8 +90,10 @@ impl Database {
         let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| store_error(dir, source))?;
+        let loader = Loader::new(dir, &cache)
+            .map_err(|source| StoreError::Folder { path: dir.display().to_string(), source })?;
         let unflushed = AtomicU64::new(u64::MAX);
-        Ok(Arc::new(Self { db, path: dir.to_owned(), cache, buffers, unflushed }))
+        Ok(Arc::new(Self { db, path: dir.to_owned(), cache, loader, buffers, unflushed }))
     }
 
     /// Removes the files of a database that nobody has open, and nothing else that lies in the folder. It is a cache: the
@@ -112,15 +115,21 @@ impl Database {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn drop_shard(&self, partition: i32) -> Result<(), StoreError> {
+    pub fn drop_shard(self: &Arc<Self>, partition: i32) -> Result<(), StoreError> {
+        let store = self.shard(partition);
         let (from, to) = (key::partition(partition), key::partition_end(partition));
         let mut batch = WriteBatch::default();
         for name in FAMILIES {
             let family = self.family(name);
             self.db.delete_file_in_range_cf(family, from, to).map_err(|source| self.error(source))?;
-            batch.delete_range_cf(family, from, to);
+            // A tombstone over an empty range would be looked at by every read to come.
+            let rest = store.iterate(name, &from, to.to_vec());
+            if rest.valid() {
+                batch.delete_range_cf(family, from, to);
+            }
+            store.status(&rest)?;
         }
-        self.write(batch)
+        if batch.is_empty() { Ok(()) } else { self.write(batch) }
     }
 
     /// Flushes the memtables if something was written and the last flush is longer ago than `age`; says whether it did.
@@ -303,7 +312,9 @@ impl Store for RocksStore {
     }
 
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { users, arm, disarm, cells, shard, changelog_position } = batch;
+        let Batch { mut users, arm, disarm, cells, shard, changelog_position } = batch;
+        // In the order of the keys the memtable finds each one's place next to the one before.
+        users.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut write = WriteBatch::default();
         let (family, mut key) = (self.database.family(USERS), Vec::new());
         for (user_id, value) in users {
@@ -350,32 +361,6 @@ impl std::fmt::Debug for RocksStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RocksStore").field("partition", &self.partition).finish_non_exhaustive()
     }
-}
-
-/// Options are set on every family: those of the database reach only the default one.
-fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(cache);
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks.set_format_version(5);
-    blocks.set_block_size(8 << 10);
-    let mut options = Options::default();
-    options.set_write_buffer_size(bytes(memtable));
-    options.set_max_write_buffer_number(4);
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_compression_type(DBCompressionType::Lz4);
-    match name {
-        USERS => {
-            blocks.set_bloom_filter(10.0, false);
-            options.set_bottommost_compression_type(DBCompressionType::Zstd);
-            options.set_bottommost_compression_options(-14, 3, 0, DICTIONARY_BYTES, true);
-            options.set_bottommost_zstd_max_train_bytes(100 * DICTIONARY_BYTES, true);
-        }
-        _ => options.add_compact_on_deletion_collector_factory(DELETION_WINDOW, DELETION_TRIGGER, 0.5),
-    }
-    options.set_block_based_table_factory(&blocks);
-    options
 }
 
 /// RocksDB's error, named for what to do about it.

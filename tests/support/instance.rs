@@ -1,6 +1,5 @@
 //! The real program, run as an operator would run it, and hurt as machines hurt it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -98,38 +97,8 @@ impl Deployment {
 impl Instance {
     fn write_configuration(&self) {
         let Deployment { name, brokers, settings } = &self.deployment;
-        let mut text = String::new();
-        let state = self.state_folder();
-        write!(
-            text,
-            r#"instance_id = "{id}"
-workers = 2
-
-[kafka]
-brokers = "{brokers}"
-group_id = "{name}"
-
-[topics]
-events = "{name}.events"
-transitions = "{name}.transitions"
-states = "{name}.states"
-dead_letters = "{name}.dead-letters"
-changelog = "{name}.changelog"
-
-[state]
-dir = "{state}"
-memory = "64MiB"
-
-[http]
-listen = "{http}"
-
-{settings}
-"#,
-            id = self.id,
-            state = state.display(),
-            http = self.http,
-        )
-        .expect("text");
+        let tables = tables(name, brokers, &self.state_folder(), "64MiB", &self.http);
+        let text = format!("instance_id = \"{}\"\nworkers = 2\n{tables}\n{settings}\n", self.id);
         fs::write(self.configuration(), text).expect("a configuration file");
     }
 
@@ -310,7 +279,12 @@ listen = "{http}"
 
     /// Status and body, without waiting; `None` when nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(&self.http, path)
+        self.ask("GET", path)
+    }
+
+    /// The same with any method.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        ask(&self.http, method, path)
     }
 
     /// The sum of a metric over its labels; `None` when it is not there (yet).
@@ -327,11 +301,43 @@ listen = "{http}"
     }
 }
 
+/// The tables of a configuration that depend on where things are; all topics and the group bear `name`.
+pub(crate) fn tables(name: &str, brokers: &str, state: &Path, memory: &str, http: &str) -> String {
+    format!(
+        r#"
+[kafka]
+brokers = "{brokers}"
+group_id = "{name}"
+
+[topics]
+events = "{name}.events"
+transitions = "{name}.transitions"
+states = "{name}.states"
+segments = "{name}.segments"
+outcomes = "{name}.outcomes"
+dead_letters = "{name}.dead-letters"
+changelog = "{name}.changelog"
+
+[state]
+dir = "{}"
+memory = "{memory}"
+
+[http]
+listen = "{http}"
+"#,
+        state.display()
+    )
+}
+
 /// Status and body of a page; `None` when nobody answers at `address`.
 pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, "GET", path)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "seeds and logs of a failing test are for the person who runs it")]
 
+pub(crate) mod avro;
 pub(crate) mod browser;
 pub(crate) mod cases;
 pub(crate) mod compare;

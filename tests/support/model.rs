@@ -225,8 +225,8 @@ impl Judge<'_> {
             *self.duplicates += 1;
             return;
         }
-        // An activity that is not late lets time pass first; one that is late finds it already passed.
-        if event.activity && event.time >= user.floor() {
+        // An event that is not late lets time pass first; one that is late finds it already passed.
+        if event.time >= user.floor() {
             self.advance(user, event.time);
         }
         user.seen = true;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, Halt, Live, RunError, Session, Slot};
+use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, COMMIT_USERS_MAX, Halt, Live, RunError, Session, Slot};
 use crate::clock::monotonic;
 use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
 use crate::kafka::restore::stable_offset;
@@ -39,12 +39,14 @@ impl Session<'_> {
         if since.elapsed() >= self.shared.config.commit_interval {
             return true;
         }
-        let (mut records, mut outputs) = (0, 0);
+        let (mut records, mut users, mut outputs) = (0, 0, 0);
         for (_, live) in self.live() {
-            records += live.shard.pending().records;
+            let pending = live.shard.pending();
+            records += pending.records;
+            users += pending.users;
             outputs += live.effects.outputs.len();
         }
-        records >= COMMIT_RECORDS_MAX || outputs >= COMMIT_OUTPUTS_MAX
+        records >= COMMIT_RECORDS_MAX || users >= COMMIT_USERS_MAX || outputs >= COMMIT_OUTPUTS_MAX
     }
 
     /// Commits everything that was applied, or goes back to the last commit: either way nothing is pending afterwards.

@@ -38,7 +38,9 @@ use crate::time::EventTime;
 use committing::Scope;
 
 /// A commit happens at the latest when so many records were applied.
-const COMMIT_RECORDS_MAX: usize = 20_000;
+const COMMIT_RECORDS_MAX: usize = 100_000;
+/// A commit happens at the latest when so many users have changed: it holds each of them encoded.
+const COMMIT_USERS_MAX: usize = 20_000;
 /// A commit happens at the latest when so many records wait to be produced: a transaction must end in time.
 const COMMIT_OUTPUTS_MAX: usize = 50_000;
 /// How often onlookers see a new status of a busy worker.
@@ -74,6 +76,8 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
         if progress.committed {
             (fenced, attempts) = (0, 0);
         }
+        attempts = attempts.saturating_add(1);
+        let again_in = (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX);
         match halt {
             Ok(()) => return Ok(()),
             Err(Halt::Stop(error)) => {
@@ -89,12 +93,11 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
                         group_id: shared.config.kafka.group_id.clone(),
                     });
                 }
-                warn!(worker, reason, "somebody took over under this worker's name; joining anew");
+                warn!(worker, reason, attempts, ?again_in, "somebody took over under this worker's name; joining anew");
             }
-            Err(Halt::Rejoin(reason)) => warn!(worker, reason, "joining the group anew"),
+            Err(Halt::Rejoin(reason)) => warn!(worker, reason, attempts, ?again_in, "joining the group anew"),
         }
-        attempts = attempts.saturating_add(1);
-        pause(shutdown, (REJOIN_PAUSE * attempts).min(REJOIN_PAUSE_MAX));
+        pause(shutdown, again_in);
     }
     Ok(())
 }
@@ -129,6 +132,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         &client::looker(config),
         (config.topics.changelog.clone(), config.topics.events.clone()),
         (Arc::clone(&shared.parts.database), shared.leases.clone()),
+        bulk_bytes(config),
         Arc::clone(&shared.parts.clock),
         config.kafka.accept_offsets,
     )
@@ -161,6 +165,12 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
     drop(consumer);
     info!(worker, "left the group");
     result
+}
+
+/// What a worker may gather of `state.memory` before it loads it in bulk: a sixteenth for all workers together.
+fn bulk_bytes(config: &Config) -> usize {
+    let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
+    usize::try_from(config.state.memory / 16 / workers).unwrap_or(usize::MAX)
 }
 
 /// Initialises the producer, for as long as the brokers do not answer.

@@ -1,0 +1,105 @@
+//! Loading in bulk: sorted records become files that RocksDB takes as they are, past memtables and past its write path.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
+
+use super::options::family_options;
+use super::{Database, TIMERS, USERS};
+use crate::store::{StoreError, key};
+use crate::time::EventTime;
+
+/// Below the state folder: files on their way. Whatever is there at the start was never taken, and goes.
+const FOLDER: &str = "loading";
+
+/// Makes files for one family.
+pub(super) struct Loader {
+    folder: PathBuf,
+    users: Options,
+    timers: Options,
+    number: std::sync::atomic::AtomicU64,
+}
+
+impl Loader {
+    /// Clears what an interrupted load has left.
+    pub(super) fn new(dir: &Path, cache: &rocksdb::Cache) -> std::io::Result<Self> {
+        let folder = dir.join(FOLDER);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let options = |name| family_options(name, 1 << 20, cache);
+        let number = std::sync::atomic::AtomicU64::new(0);
+        Ok(Self { folder, users: options(USERS), timers: options(TIMERS), number })
+    }
+
+    fn next_path(&self) -> PathBuf {
+        let number = self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.folder.join(format!("{number}.sst"))
+    }
+}
+
+impl Database {
+    /// Writes users (partition, id, encoded or `None` when gone), each once and in order of partition and id, and
+    /// deadlines in order of partition, time and user. It is there afterwards, and survives a crash: write the positions
+    /// of the shards only then. Deadlines come first, so that a crash in between leaves none of them missing.
+    ///
+    /// # Errors
+    /// The disk failed; a part may have been written.
+    ///
+    /// # Panics
+    /// When something is out of order.
+    pub fn load(
+        &self,
+        users: &[(i32, &str, Option<&[u8]>)],
+        deadlines: &[(i32, EventTime, &str)],
+    ) -> Result<(), StoreError> {
+        assert!(users.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)) && deadlines.is_sorted(), "loaded out of order");
+        if !deadlines.is_empty() {
+            self.load_file(TIMERS, &self.loader.timers, |file, key| {
+                deadlines.iter().try_for_each(|&(partition, at, user_id)| {
+                    key::timer_into(key, partition, at, user_id);
+                    file.put(&*key, b"")
+                })
+            })?;
+        }
+        if !users.is_empty() {
+            self.load_file(USERS, &self.loader.users, |file, key| {
+                users.iter().try_for_each(|&(partition, user_id, value)| {
+                    key::user_into(key, partition, user_id);
+                    match value {
+                        Some(value) => file.put(&*key, value),
+                        None => file.delete(&*key),
+                    }
+                })
+            })?;
+        }
+        Ok(())
+    }
+
+    fn load_file(
+        &self,
+        family: &str,
+        options: &Options,
+        fill: impl FnOnce(&mut SstFileWriter<'_>, &mut Vec<u8>) -> Result<(), rocksdb::Error>,
+    ) -> Result<(), StoreError> {
+        let path = self.loader.next_path();
+        let write = || {
+            let mut file = SstFileWriter::create(options);
+            file.open(&path)?;
+            fill(&mut file, &mut Vec::new())?;
+            file.finish()?;
+            let mut ingest = IngestExternalFileOptions::default();
+            ingest.set_move_files(true);
+            // Nobody holds a snapshot.
+            ingest.set_snapshot_consistency(false);
+            self.db.ingest_external_file_cf_opts(self.family(family), &ingest, vec![&path])
+        };
+        write().map_err(|source| {
+            // Best effort: the next start clears the folder.
+            let _ = fs::remove_file(&path);
+            self.error(source)
+        })
+    }
+}
