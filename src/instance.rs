@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
+use crate::kafka::group::GroupDirectory;
 use crate::kafka::{self, Parts, RunError, Status, TransitionFeed};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
@@ -73,7 +74,7 @@ impl Instance {
     /// # Errors
     /// The state folder or the Kafka settings cannot be used. That brokers do not answer is no error yet.
     pub fn start(
-        config: Config,
+        mut config: Config,
         rules: Arc<Rules>,
         clock: Arc<dyn Clock>,
         listener: TcpListener,
@@ -84,6 +85,9 @@ impl Instance {
         let status = Arc::new(Status::new(config.instance_id.clone(), config.workers, clock.now()));
         let feed = TransitionFeed::new();
         let address = listener.local_addr()?;
+        if config.http.advertised.is_none() {
+            config.http.advertised = reached_at(address);
+        }
         info!(%address, instance = %config.instance_id, workers = config.workers, "starting");
         let http_parts = http::Parts {
             metrics: Arc::clone(&metrics),
@@ -94,6 +98,7 @@ impl Instance {
             rules: Arc::clone(&rules),
             deletions: Arc::new(DeletionProducer::new(&config)?),
             token: config.http.token.as_ref().map(|token| token.expose().to_owned()),
+            directory: Arc::new(GroupDirectory::new(&config)),
             advertised: config.http.advertised.clone(),
         };
         let http = tokio::spawn(http::serve::serve(listener, http_parts, shutdown.clone()));
@@ -122,4 +127,10 @@ impl Instance {
         let _ = tokio::time::timeout(HTTP_TIMEOUT, self.http).await;
         Ok(ended.map_err(InstanceError::Thread)??)
     }
+}
+
+/// Where others reach a server that is bound to `address`: `None` if it is bound to every address of the machine, of
+/// which none can be told from here.
+fn reached_at(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_unspecified()).then(|| format!("http://{address}"))
 }

@@ -49,7 +49,8 @@ const BULK_DEFAULTS: &[(&str, &str)] =
 pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = reader(config);
     client
-        .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
+        // Says to the rest of the group where this instance is reached: see `group`.
+        .set("client.id", super::group::client_id(&config.instance_id, worker, config.http.advertised.as_deref()))
         .set("partition.assignment.strategy", "cooperative-sticky");
     if config.kafka.static_membership {
         client.set("group.instance.id", format!("{}-{worker}", config.instance_id));

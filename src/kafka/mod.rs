@@ -5,10 +5,12 @@ pub mod commit;
 pub mod deletions;
 pub mod error;
 pub mod feed;
+pub mod group;
 mod lease;
 pub mod partitioner;
 mod rebalance;
 mod restore;
+mod standby;
 pub mod status;
 pub mod takeover;
 pub mod topics;
@@ -93,6 +95,16 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
                     shutdown.cancel();
                     result = Err(RunError::Thread(error));
                 }
+            }
+        }
+        if config.standbys > 0 {
+            let shared = &shared;
+            let started = thread::Builder::new()
+                .name("standby".to_owned())
+                .spawn_scoped(scope, move || standby::follow(shared, shutdown));
+            if let Err(error) = started {
+                shutdown.cancel();
+                result = result.and(Err(RunError::Thread(error)));
             }
         }
         let started = monotonic();

@@ -72,6 +72,14 @@ impl Deployment {
         format!("{}.states", self.name)
     }
 
+    pub(crate) fn segments(&self) -> String {
+        format!("{}.segments", self.name)
+    }
+
+    pub(crate) fn outcomes(&self) -> String {
+        format!("{}.outcomes", self.name)
+    }
+
     pub(crate) fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.name)
     }
@@ -279,7 +287,12 @@ impl Instance {
 
     /// Status and body, without waiting; `None` when nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(&self.http, path)
+        self.ask("GET", path)
+    }
+
+    /// The same with any method.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        ask(&self.http, method, path)
     }
 
     /// The sum of a metric over its labels; `None` when it is not there (yet).
@@ -326,9 +339,13 @@ listen = "{http}"
 
 /// Status and body of a page; `None` when nobody answers at `address`.
 pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, "GET", path)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
