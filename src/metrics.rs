@@ -7,6 +7,7 @@
 //! Names follow the Prometheus conventions: prefix `ebbtide_`, base units, `_total` on counters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector as _;
@@ -18,8 +19,10 @@ use prometheus::{
 
 use crate::event::RejectReason;
 use crate::lifecycle::{Reason, State};
+use crate::shard::aggregates::{CAMPAIGNS_MAX, OTHER};
 use crate::shard::effect::{Counts, RecordOutcome};
 use crate::time::Span;
+use crate::win_back::Lift;
 
 /// From one state to another; `None` is outside: before entering, and after being forgotten or deleted.
 pub type Flow = (Option<State>, Option<State>);
@@ -112,6 +115,13 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     refused_properties: IntCounter,
     absence: Histogram,
+    segment_users: IntGaugeVec,
+    segment_moves: IntCounterVec,
+    segment_lift: GaugeVec,
+    conditions_failed: IntCounter,
+    attributed: IntCounterVec,
+    /// The campaigns that have a series of their own.
+    campaigns: Mutex<BTreeSet<Box<str>>>,
     lag: IntGaugeVec,
     watermark_lag: GaugeVec,
     guard: IntGaugeVec,
@@ -173,6 +183,31 @@ impl Metrics {
                 "Days between lapsing and returning, of users who were reactivated.",
                 ABSENCE_BUCKETS,
             )?,
+            segment_users: gauges(r, "ebbtide_segment_users", "Users in each segment.", &["segment"])?,
+            segment_moves: counters(
+                r,
+                "ebbtide_segment_moves_total",
+                "Committed entries into segments and exits.",
+                &["segment", "action"],
+            )?,
+            segment_lift: float_gauges(
+                r,
+                "ebbtide_segment_lift_ratio",
+                "Return rate within 30 days of entering, treated less held out: the difference, and its 95 % interval.",
+                &["segment", "estimate"],
+            )?,
+            conditions_failed: counter(
+                r,
+                "ebbtide_segment_conditions_failed_total",
+                "Evaluations of a segment's condition that failed (a missing property, a type error) and counted as false.",
+            )?,
+            attributed: counters(
+                r,
+                "ebbtide_attributed_returns_total",
+                "Committed returns that a campaign brought; at most 100 campaigns by name.",
+                &["campaign"],
+            )?,
+            campaigns: Mutex::default(),
             lag: gauges(
                 r,
                 "ebbtide_consumer_lag_records",
@@ -298,6 +333,13 @@ impl Metrics {
         for away in &counts.away {
             self.absence.observe(away.as_days());
         }
+        for (segment, action, count) in counts.segments() {
+            self.segment_moves.with_label_values(&[segment, action.as_str()]).inc_by(count);
+        }
+        self.conditions_failed.inc_by(counts.conditions_failed);
+        for (campaign, count) in counts.campaigns() {
+            self.attributed_to(campaign, count);
+        }
     }
 
     /// The effects of a record were committed so long after its timestamp; a negative span counts as none.
@@ -313,6 +355,13 @@ impl Metrics {
     /// Uncommitted work was dropped.
     pub fn aborted(&self, cause: AbortCause) {
         self.aborts.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// Shards bound their campaigns each for itself; a process bounds its series once more.
+    fn attributed_to(&self, campaign: &str, count: u64) {
+        let mut known = self.campaigns.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = known.contains(campaign) || (known.len() < CAMPAIGNS_MAX && known.insert(campaign.into()));
+        self.attributed.with_label_values(&[if named { campaign } else { OTHER }]).inc_by(count);
     }
 
     /// So many input records were gone before they were read, at a takeover.
@@ -396,6 +445,19 @@ impl Metrics {
         self.guard.with_label_values(label).set(i64::from(shard.guard_holds));
         self.restore_done.with_label_values(label).set(gauge_value(shard.restored.0));
         self.restore_expected.with_label_values(label).set(gauge_value(shard.restored.1));
+    }
+
+    /// The segments of this instance: users in them, and the lift where there is one. Those that are no more disappear.
+    pub fn observe_segments<'s>(&self, segments: impl IntoIterator<Item = (&'s str, u64, Option<Lift>)>) {
+        self.segment_users.reset();
+        self.segment_lift.reset();
+        for (segment, users, lift) in segments {
+            self.segment_users.with_label_values(&[segment]).set(gauge_value(users));
+            let Some(Lift { difference, low, high }) = lift else { continue };
+            for (estimate, value) in [("difference", difference), ("low", low), ("high", high)] {
+                self.segment_lift.with_label_values(&[segment, estimate]).set(value);
+            }
+        }
     }
 
     /// What RocksDB holds: memory by use (`kind` is a fixed word of the store), and the size on disk.

@@ -16,6 +16,12 @@ pub(crate) enum Case {
     Decode,
     /// A shard on RocksDB, no Kafka, few users
     ShardHot,
+    /// The same with 5 segments, and the users in none of them
+    #[value(name = "shard-segments-5")]
+    ShardSegments5,
+    /// The same with 20 segments
+    #[value(name = "shard-segments-20")]
+    ShardSegments20,
     /// The same with many users at random, and what they take on disk
     ShardRandom,
     /// The same, many timers due at once
@@ -39,6 +45,10 @@ pub(crate) enum Case {
 pub(crate) enum Part {
     Decode,
     ShardHot,
+    #[value(name = "shard-segments-5")]
+    ShardSegments5,
+    #[value(name = "shard-segments-20")]
+    ShardSegments20,
     ShardRandom,
     ShardStorm,
     Replay,
@@ -121,6 +131,8 @@ impl Case {
         match self {
             Self::Decode => Part::Decode.in_a_process(scale, "", ""),
             Self::ShardHot => Part::ShardHot.in_a_process(scale, "", ""),
+            Self::ShardSegments5 => Part::ShardSegments5.in_a_process(scale, "", ""),
+            Self::ShardSegments20 => Part::ShardSegments20.in_a_process(scale, "", ""),
             Self::ShardRandom => Part::ShardRandom.in_a_process(scale, "", ""),
             Self::ShardStorm => Part::ShardStorm.in_a_process(scale, "", ""),
             Self::Replay => Part::Replay.in_a_process(scale, "", ""),
@@ -137,7 +149,9 @@ impl Part {
     pub(crate) fn measure(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Decode => alone::decode(scale),
-            Self::ShardHot => alone::hot(scale),
+            Self::ShardHot => alone::hot(scale, 0),
+            Self::ShardSegments5 => alone::hot(scale, 5),
+            Self::ShardSegments20 => alone::hot(scale, 20),
             Self::ShardRandom => alone::random(scale),
             Self::ShardStorm => alone::storm(scale),
             Self::Replay => alone::replay(scale),

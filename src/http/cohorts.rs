@@ -44,13 +44,13 @@ pub struct Cohorts {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShardCount {
     /// Held by this instance.
-    here: usize,
+    pub(super) here: usize,
     /// Of those, restored and consuming.
-    running: usize,
+    pub(super) running: usize,
     /// Counted here, wherever they are.
-    counted: usize,
+    pub(super) counted: usize,
     /// Partitions of the input topic; null until that is known.
-    of: Option<usize>,
+    pub(super) of: Option<usize>,
 }
 
 /// The size of one cohort.

@@ -24,6 +24,7 @@ pub mod shards;
 mod tests;
 pub mod users;
 pub mod view;
+pub mod win_back;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,6 +173,14 @@ impl Api {
         let sizes = view.sizes();
         self.metrics.show_cohorts(|state, activated| sizes.of(state, activated), view.not_entered());
         self.metrics.observe_shards(view.shards.iter().map(|shard| &shard.reading));
+        match win_back::Counted::read(self) {
+            Ok(counted) => {
+                let names = self.rules.segments.iter().map(|draft| &*draft.name);
+                self.metrics
+                    .observe_segments(names.map(|name| (name, counted.aggregates.size(name), counted.arms(name).1)));
+            }
+            Err(error) => tracing::error!(%error, "what was counted could not be read for the metrics"),
+        }
         let rocks = self.database.sizes();
         let memory =
             [("block_cache", rocks.cache), ("memtables", rocks.memtables), ("table_readers", rocks.table_readers)];
@@ -192,6 +201,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
         .route("/v1/shards", get(shards::list))
+        .route("/v1/segments", get(win_back::segments))
+        .route("/v1/win-back", get(win_back::returns))
         .route("/v1/users/{id}", get(users::show).delete(users::delete))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api.answers), bounded));
     let asked = answers

@@ -25,12 +25,14 @@ use crate::kafka::status::{Phase, ShardStatus, Status};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
-use crate::shard::ShardRecord;
+use crate::segment::Draft;
 use crate::shard::cohort::Cohorts;
 use crate::shard::effect::{Counts, Headers, Output, Topic};
+use crate::shard::{Aggregates, ShardRecord};
 use crate::store::rocks::Database;
 use crate::store::{Batch, Store as _, codec};
-use crate::time::{DAY_MS, EventTime, WallTime};
+use crate::time::{DAY_MS, EventTime, Span, WallTime};
+use crate::win_back::{Comeback, Entry};
 
 const NOW: WallTime = WallTime::from_millis(1_000 * DAY_MS);
 
@@ -100,7 +102,7 @@ impl Instance {
             decoder: Decoder::new(EventRules { track: track.clone(), ..EventRules::default() }).expect("valid"),
             time: crate::shard::watermark::TimeRules::default(),
             track,
-            segments: Vec::new(),
+            segments: vec![Draft { name: "gone".to_owned(), ..Draft::default() }],
             win_back: crate::win_back::WinBackRules::default(),
             origin: crate::rules::Origin::default(),
         };
@@ -168,6 +170,29 @@ impl Instance {
         self
     }
 
+    /// Somebody who left 90 days ago, entered `gone` then, and came back so many days ago by a campaign.
+    fn with_return(self, partition: i32, days: i64, campaign: &str) -> Self {
+        let at = |days: i64| EventTime::from_millis(NOW.as_millis() - days * DAY_MS);
+        let store = self.database.shard(partition);
+        let mut aggregates = Aggregates::load(&store).expect("a healthy disk");
+        let entry = Entry { segment: 0, at: at(90), held_out: partition == 1, returned: false };
+        aggregates.moved("gone", 1);
+        aggregates.entered("gone", &entry);
+        if days > 60 {
+            aggregates.returned_from("gone", &entry);
+        }
+        let mut comeback = Comeback::new(at(days), 3, State::Churned, at(90));
+        aggregates.returned(&comeback);
+        let before = comeback.clone();
+        comeback.record(at(days - 2), true);
+        comeback.attribute(at(days), Some(campaign), Span::ZERO).expect("the first");
+        aggregates.attributed(campaign);
+        aggregates.went_on(&before, &comeback);
+        let cells = aggregates.ledger().sealed().map(|(key, value)| (key.into(), value)).collect();
+        self.database.shard(partition).write(Batch { cells, ..Batch::default() }).expect("a healthy disk");
+        self
+    }
+
     async fn send(&self, request: Request<Body>) -> Response {
         self.router.clone().oneshot(request).await.expect("routes answer everything")
     }
@@ -213,6 +238,46 @@ async fn cohorts_add_up_over_the_shards_that_are_here() {
     assert!(metrics.contains("ebbtide_users{activated=\"true\",state=\"active\"} 2\n"), "{metrics}");
     assert!(metrics.contains("ebbtide_consumer_lag_records{partition=\"1\"} 10\n"), "{metrics}");
     assert!(metrics.contains("ebbtide_watermark_lag_seconds{partition=\"0\"} 10\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn segments_and_returns_add_up_over_the_shards_that_are_here() {
+    let instance = Instance::new(None)
+        .running(2)
+        .with_return(0, 70, "spring")
+        .with_return(0, 40, "spring")
+        .with_return(1, 40, "spring")
+        .with_return(1, 3, "autumn");
+    let (status, body) = instance.get("/v1/segments").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let gone = &body["segments"][0];
+    assert_eq!((&gone["name"], &gone["users"]), (&json!("gone"), &json!(4)));
+    assert_eq!(gone["measured"]["treated"], json!({"users": 2, "returned": 1, "rate": 0.5}));
+    assert_eq!(gone["measured"]["held_out"], json!({"users": 2, "returned": 0, "rate": 0.0}));
+    assert_eq!(gone["measured"]["lift"]["difference"], json!(0.5));
+
+    let (status, body) = instance.get("/v1/win-back?limit=2").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(body["campaigns"][0], json!({"campaign": "spring", "attributed": 3}));
+    assert_eq!((&body["total"]["returned"], &body["total"]["active"][1]), (&json!(4), &json!(4)));
+    let groups = body["groups"].as_array().expect("a list");
+    assert_eq!(groups.iter().map(|group| group["returned"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    assert_eq!((&groups[0]["away_from"], &groups[0]["complete_days"]), (&json!("churned"), &json!(30)));
+    let next = body["next"].as_str().expect("there is more");
+    let (_, body) = instance.get(&format!("/v1/win-back?limit=2&cursor={next}")).await;
+    assert_eq!((&body["groups"][0]["campaign"], &body["next"]), (&json!("autumn"), &Value::Null));
+    let (_, body) = instance.get("/v1/win-back?campaign=autumn").await;
+    assert_eq!(body["total"]["returned"], 1);
+    for wrong in ["from=yesterday", "away_from=active", "limit=0", "cursor=x"] {
+        assert_eq!(instance.get(&format!("/v1/win-back?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let response = instance.send(Request::get("/metrics").body(Body::empty()).expect("valid")).await;
+    let metrics = text(response).await;
+    assert!(metrics.contains("ebbtide_segment_users{segment=\"gone\"} 4\n"), "{metrics}");
+    assert!(
+        metrics.contains("ebbtide_segment_lift_ratio{estimate=\"difference\",segment=\"gone\"} 0.5\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -352,6 +417,8 @@ async fn the_token_guards_data_and_not_health_or_the_page() {
         "/v1/cohorts/history",
         "/v1/flows",
         "/v1/shards",
+        "/v1/segments",
+        "/v1/win-back",
         "/v1/users/ann",
         "/v1/transitions",
     ];

@@ -23,6 +23,7 @@ use crate::http::group::{self, Asked, Scope};
 use crate::http::problem::{Params, Problem};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::ShardPhase;
+use crate::person::Person;
 use crate::shard::ShardRecord;
 use crate::store::{Store as _, StoreError, codec};
 use crate::time::EventTime;
@@ -80,6 +81,10 @@ pub struct UserReport {
     core_actions: u64,
     /// Names of the latest activities, newest last.
     last_events: Vec<String>,
+    /// The segments that the user is in.
+    segments: Vec<String>,
+    /// Whether the user is held out of campaigns.
+    held_out: bool,
     /// The tracked properties.
     #[schema(value_type = Object)]
     properties: serde_json::Map<String, serde_json::Value>,
@@ -140,7 +145,7 @@ pub async fn show(
 }
 
 fn report(api: &Api, id: String, found: Found) -> UserReport {
-    let Found { partition, user, places, as_of } = found;
+    let Found { partition, user, segments, places, as_of } = found;
     let policy = &api.rules.policy;
     let next = next_step(&id, &user, policy);
     let as_of = as_of.unwrap_or_else(|| api.clock.now().as_event_time());
@@ -160,6 +165,8 @@ fn report(api: &Api, id: String, found: Found) -> UserReport {
         total_events: life.map_or(0, |life| life.total_events),
         core_actions: life.map_or(0, |life| life.core_actions),
         last_events: life.map_or_else(Vec::new, |life| life.last_events.iter().map(ToString::to_string).collect()),
+        segments,
+        held_out: api.rules.win_back.holds_out(&id),
         properties: properties(&user, &places, &api.rules.track),
         p_alive: user.p_alive(as_of, policy),
         recent_transitions: api.live.of_user(&id),
@@ -220,6 +227,8 @@ impl<S: Send + Sync> FromRequestParts<S> for UserId {
 struct Found {
     partition: i32,
     user: User,
+    /// By name.
+    segments: Vec<String>,
     /// The shard's list of properties: a user's properties are places in it.
     places: Vec<String>,
     as_of: Option<EventTime>,
@@ -240,12 +249,18 @@ async fn find(api: Arc<Api>, id: String) -> Result<Search, Problem> {
             let partition = shard.reading.partition;
             let store = api.database.shard(partition);
             if let Some(bytes) = store.user(&id)? {
-                let user = codec::decode_user(&bytes)?.user;
-                let places = match store.shard()?.0 {
-                    Some(record) => ShardRecord::decode(&record)?.properties,
-                    None => Vec::new(),
+                let Person { user, standing, .. } = codec::decode_user(&bytes)?;
+                let record = store.shard()?.0.map(|record| ShardRecord::decode(&record)).transpose()?;
+                let record = record.unwrap_or_default();
+                let names = record.roster.names(user.generation);
+                let segments = standing.members.iter().filter_map(|place| Some(names.get(place)?.to_string()));
+                let found = Found {
+                    partition,
+                    user,
+                    segments: segments.collect(),
+                    places: record.properties,
+                    as_of: shard.watermark,
                 };
-                let found = Found { partition, user, places, as_of: shard.watermark };
                 return Ok(Search::Found(id, Box::new(found)));
             }
             looked.insert(partition);

@@ -151,6 +151,7 @@ impl Flow {
             activity: true,
             activation: true,
             core: true,
+            win_back: None,
             properties: BTreeMap::from([("plan".to_owned(), json!(["free", "pro"][rng.random_range(0..2)]))]),
         };
         self.recent.push(event.clone());

@@ -78,6 +78,14 @@ impl Deployment {
         format!("{}.states", self.name)
     }
 
+    pub(crate) fn segments(&self) -> String {
+        format!("{}.segments", self.name)
+    }
+
+    pub(crate) fn outcomes(&self) -> String {
+        format!("{}.outcomes", self.name)
+    }
+
     pub(crate) fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.name)
     }

@@ -11,6 +11,7 @@ pub(crate) mod compare;
 pub(crate) mod flow;
 pub(crate) mod instance;
 pub(crate) mod kafka;
+pub(crate) mod measured;
 pub(crate) mod model;
 pub(crate) mod network;
 pub(crate) mod onlookers;
