@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
-use crate::kafka::{self, Parts, RunError, Status, TransitionFeed};
+use crate::kafka::group::GroupDirectory;
+use crate::kafka::{self, Parts, RunError, Status, TransitionFeed, step};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
 use crate::state_folder;
@@ -79,11 +80,29 @@ impl Instance {
         listener: TcpListener,
         shutdown: &CancellationToken,
     ) -> Result<Self, InstanceError> {
+        Self::start_watched(config, rules, clock, listener, shutdown, step::unwatched)
+    }
+
+    /// The same with somebody who is told each step of the workers: for tests.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_watched(
+        mut config: Config,
+        rules: Arc<Rules>,
+        clock: Arc<dyn Clock>,
+        listener: TcpListener,
+        shutdown: &CancellationToken,
+        watcher: step::Watcher,
+    ) -> Result<Self, InstanceError> {
         let database = state_folder::open(&config.state.dir, config.state.memory)?;
         let metrics = Arc::new(Metrics::new()?);
         let status = Arc::new(Status::new(config.instance_id.clone(), config.workers, clock.now()));
         let feed = TransitionFeed::new();
         let address = listener.local_addr()?;
+        if config.http.advertised.is_none() {
+            config.http.advertised = reached_at(address);
+        }
         info!(%address, instance = %config.instance_id, workers = config.workers, "starting");
         let http_parts = http::Parts {
             metrics: Arc::clone(&metrics),
@@ -94,11 +113,18 @@ impl Instance {
             rules: Arc::clone(&rules),
             deletions: Arc::new(DeletionProducer::new(&config)?),
             token: config.http.token.as_ref().map(|token| token.expose().to_owned()),
+            directory: Arc::new(GroupDirectory::new(&config)),
             advertised: config.http.advertised.clone(),
         };
         let http = tokio::spawn(http::serve::serve(listener, http_parts, shutdown.clone()));
-        let parts =
-            Parts { metrics: Arc::clone(&metrics), status: Arc::clone(&status), database, feed: feed.clone(), clock };
+        let parts = Parts {
+            metrics: Arc::clone(&metrics),
+            status: Arc::clone(&status),
+            database,
+            feed: feed.clone(),
+            clock,
+            watcher,
+        };
         let stop = shutdown.clone();
         let workers = tokio::task::spawn_blocking(move || {
             let _stopped = stop.clone().drop_guard();
@@ -122,4 +148,10 @@ impl Instance {
         let _ = tokio::time::timeout(HTTP_TIMEOUT, self.http).await;
         Ok(ended.map_err(InstanceError::Thread)??)
     }
+}
+
+/// Where others reach a server that is bound to `address`: `None` if it is bound to every address of the machine, of
+/// which none can be told from here.
+fn reached_at(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_unspecified()).then(|| format!("http://{address}"))
 }

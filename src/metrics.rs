@@ -7,6 +7,7 @@
 //! Names follow the Prometheus conventions: prefix `ebbtide_`, base units, `_total` on counters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector as _;
@@ -18,8 +19,10 @@ use prometheus::{
 
 use crate::event::RejectReason;
 use crate::lifecycle::{Reason, State};
+use crate::shard::aggregates::{CAMPAIGNS_MAX, OTHER};
 use crate::shard::effect::{Counts, RecordOutcome};
 use crate::time::Span;
+use crate::win_back::Lift;
 
 /// From one state to another; `None` is outside: before entering, and after being forgotten or deleted.
 pub type Flow = (Option<State>, Option<State>);
@@ -110,7 +113,15 @@ pub struct Metrics {
     transitions: IntCounterVec,
     events: IntCounterVec,
     dead_letters: IntCounterVec,
+    refused_properties: IntCounter,
     absence: Histogram,
+    segment_users: IntGaugeVec,
+    segment_moves: IntCounterVec,
+    segment_lift: GaugeVec,
+    conditions_failed: IntCounter,
+    attributed: IntCounterVec,
+    /// The campaigns that have a series of their own.
+    campaigns: Mutex<BTreeSet<Box<str>>>,
     lag: IntGaugeVec,
     watermark_lag: GaugeVec,
     guard: IntGaugeVec,
@@ -122,6 +133,8 @@ pub struct Metrics {
     commit_duration: Histogram,
     aborts: IntCounterVec,
     expired: IntCounter,
+    standby_shards: IntGauge,
+    standby_lag: IntGauge,
     rocksdb_memory: IntGaugeVec,
     rocksdb_disk: IntGauge,
     resident: IntGauge,
@@ -159,12 +172,42 @@ impl Metrics {
                 "Input records that went to the dead-letter topic.",
                 &["reason"],
             )?,
+            refused_properties: counter(
+                r,
+                "ebbtide_refused_properties_total",
+                "Values of tracked properties that were not kept: over 1 KiB, or unreadable for common JSON parsers.",
+            )?,
             absence: histogram(
                 r,
                 "ebbtide_absence_days",
                 "Days between lapsing and returning, of users who were reactivated.",
                 ABSENCE_BUCKETS,
             )?,
+            segment_users: gauges(r, "ebbtide_segment_users", "Users in each segment.", &["segment"])?,
+            segment_moves: counters(
+                r,
+                "ebbtide_segment_moves_total",
+                "Committed entries into segments and exits.",
+                &["segment", "action"],
+            )?,
+            segment_lift: float_gauges(
+                r,
+                "ebbtide_segment_lift_ratio",
+                "Return rate within 30 days of entering, treated less held out: the difference, and its 95 % interval.",
+                &["segment", "estimate"],
+            )?,
+            conditions_failed: counter(
+                r,
+                "ebbtide_segment_conditions_failed_total",
+                "Evaluations of a segment's condition that failed (a missing property, a type error) and counted as false.",
+            )?,
+            attributed: counters(
+                r,
+                "ebbtide_attributed_returns_total",
+                "Committed returns that a campaign brought; at most 100 campaigns by name.",
+                &["campaign"],
+            )?,
+            campaigns: Mutex::default(),
             lag: gauges(
                 r,
                 "ebbtide_consumer_lag_records",
@@ -225,6 +268,16 @@ impl Metrics {
                 "ebbtide_input_expired_records_total",
                 "Input records that the topic's retention removed before they were read.",
             )?,
+            standby_shards: gauge(
+                r,
+                "ebbtide_standby_shards",
+                "Shards of other instances whose changelog is followed.",
+            )?,
+            standby_lag: gauge(
+                r,
+                "ebbtide_standby_lag_records",
+                "Changelog records of followed shards not read yet, of all of them.",
+            )?,
             rocksdb_memory: gauges(r, "ebbtide_rocksdb_memory_bytes", "Memory held by RocksDB, by use.", &["kind"])?,
             rocksdb_disk: gauge(r, "ebbtide_rocksdb_disk_bytes", "Size of the state on disk.")?,
             resident: gauge(r, "ebbtide_process_resident_memory_bytes", "Resident memory of the process.")?,
@@ -273,11 +326,19 @@ impl Metrics {
         for reason in RejectReason::ALL {
             self.rejected(reason, counts.dead_letters(reason));
         }
+        self.refused_properties.inc_by(counts.refused_properties);
         for late in &counts.timer_lateness {
             self.timer_lateness.observe(seconds(*late).max(0.0));
         }
         for away in &counts.away {
             self.absence.observe(away.as_days());
+        }
+        for (segment, action, count) in counts.segments() {
+            self.segment_moves.with_label_values(&[segment, action.as_str()]).inc_by(count);
+        }
+        self.conditions_failed.inc_by(counts.conditions_failed);
+        for (campaign, count) in counts.campaigns() {
+            self.attributed_to(campaign, count);
         }
     }
 
@@ -296,9 +357,22 @@ impl Metrics {
         self.aborts.with_label_values(&[cause.as_str()]).inc();
     }
 
+    /// Shards bound their campaigns each for itself; a process bounds its series once more.
+    fn attributed_to(&self, campaign: &str, count: u64) {
+        let mut known = self.campaigns.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = known.contains(campaign) || (known.len() < CAMPAIGNS_MAX && known.insert(campaign.into()));
+        self.attributed.with_label_values(&[if named { campaign } else { OTHER }]).inc_by(count);
+    }
+
     /// So many input records were gone before they were read, at a takeover.
     pub fn records_expired(&self, count: i64) {
         self.expired.inc_by(u64::try_from(count).unwrap_or(0));
+    }
+
+    /// So many shards are followed, and so many of their changelog records are not read yet.
+    pub fn standing_by(&self, shards: usize, lag: i64) {
+        self.standby_shards.set(i64::try_from(shards).unwrap_or(i64::MAX));
+        self.standby_lag.set(lag);
     }
 
     fn read(&self, outcome: RecordOutcome, count: u64) {
@@ -371,6 +445,19 @@ impl Metrics {
         self.guard.with_label_values(label).set(i64::from(shard.guard_holds));
         self.restore_done.with_label_values(label).set(gauge_value(shard.restored.0));
         self.restore_expected.with_label_values(label).set(gauge_value(shard.restored.1));
+    }
+
+    /// The segments of this instance: users in them, and the lift where there is one. Those that are no more disappear.
+    pub fn observe_segments<'s>(&self, segments: impl IntoIterator<Item = (&'s str, u64, Option<Lift>)>) {
+        self.segment_users.reset();
+        self.segment_lift.reset();
+        for (segment, users, lift) in segments {
+            self.segment_users.with_label_values(&[segment]).set(gauge_value(users));
+            let Some(Lift { difference, low, high }) = lift else { continue };
+            for (estimate, value) in [("difference", difference), ("low", low), ("high", high)] {
+                self.segment_lift.with_label_values(&[segment, estimate]).set(value);
+            }
+        }
     }
 
     /// What RocksDB holds: memory by use (`kind` is a fixed word of the store), and the size on disk.

@@ -11,7 +11,7 @@ use crate::event::{Decoded, Decoder, EventRules, Record, RejectReason};
 use crate::lifecycle::Policy;
 use crate::rules::{Origin, Rules};
 use crate::segment::Draft;
-use crate::shard::{Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
+use crate::shard::{Aggregates, Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
 use crate::store::memory::MemoryStore;
 use crate::time::{EventTime, Span, WallTime};
 use crate::win_back::WinBackRules;
@@ -55,6 +55,10 @@ pub struct Summary {
     pub counts: Counts,
     /// How many users are in which state at the end.
     pub cohorts: Cohorts,
+    /// How many users are in which segment at the end, in the order of the plan.
+    pub segments: Vec<(String, u64)>,
+    /// What became of those who returned.
+    pub aggregates: Aggregates,
     /// The first few rejected lines: number from 1, and why.
     pub rejected: Vec<(i64, String)>,
 }
@@ -66,7 +70,7 @@ pub enum ReplayError {
     #[error("cannot read events: {0}")]
     Read(#[source] std::io::Error),
     /// The output takes no more.
-    #[error("cannot write transitions: {0}")]
+    #[error("cannot write records: {0}")]
     Write(#[source] std::io::Error),
     /// The event rules contradict each other; the configuration's check would have said so.
     #[error("the event rules do not fit together: {0}")]
@@ -76,14 +80,15 @@ pub enum ReplayError {
     Shard(#[from] ShardError),
 }
 
-/// Replays `input` and hands each transition record (JSON) to `write`, in the order in which they come about.
+/// Replays `input` and hands each record (JSON) of transitions, segments and outcomes to `write`, in the order in which
+/// they come about.
 ///
 /// # Errors
 /// [`ReplayError`]; what was written until then stands.
 pub fn replay(
     input: impl BufRead,
     plan: Plan,
-    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    mut write: impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<Summary, ReplayError> {
     let Plan { mut events, policy, segments, win_back, time, until, partitions } = plan;
     // "Now" is `until`, and nothing of the future may get in.
@@ -93,6 +98,7 @@ pub fn replay(
     let router = (partitions > 1).then(|| decoder(events.clone())).transpose()?;
     let lateness = time.lateness;
     let time = TimeRules { lateness, idle_after: Span::ZERO, silence_guard: None };
+    let names: Vec<String> = segments.iter().map(|draft| draft.name.clone()).collect();
     let decoder = decoder(events)?;
     let rules = Arc::new(Rules { policy, decoder, time, track, segments, win_back, origin: Origin::default() });
     let now = WallTime::from_millis(until.as_millis());
@@ -119,7 +125,10 @@ pub fn replay(
         advance(shard, end, true, &mut effects, &mut summary, &mut write)?;
         commit(shard)?;
         summary.cohorts.merge(shard.cohorts());
+        summary.aggregates.merge(shard.aggregates());
     }
+    let sized = |name: String| (summary.aggregates.size(&name), name);
+    summary.segments = names.into_iter().map(sized).map(|(size, name)| (name, size)).collect();
     Ok(summary)
 }
 
@@ -169,7 +178,7 @@ fn advance(
     caught_up: bool,
     effects: &mut Effects,
     summary: &mut Summary,
-    write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    write: &mut impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<(), ReplayError> {
     loop {
         let progress = shard.advance(now, caught_up, TIMER_BUDGET, effects)?;
@@ -191,12 +200,14 @@ fn commit(shard: &mut Shard<MemoryStore>) -> Result<(), ReplayError> {
 fn drain(
     effects: &mut Effects,
     summary: &mut Summary,
-    write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    write: &mut impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<(), ReplayError> {
     for output in &effects.outputs {
         match output.topic {
-            Topic::Transitions => write(output.value.as_deref().unwrap_or_default()).map_err(ReplayError::Write)?,
-            Topic::States | Topic::Segments | Topic::Outcomes => {}
+            Topic::Transitions | Topic::Segments | Topic::Outcomes => {
+                write(output.topic, output.value.as_deref().unwrap_or_default()).map_err(ReplayError::Write)?;
+            }
+            Topic::States => {}
             Topic::DeadLetters => {
                 if summary.rejected.len() < EXAMPLES_MAX {
                     summary.rejected.push(rejection(output));

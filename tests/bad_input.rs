@@ -125,6 +125,7 @@ fn hostile_records_become_dead_letters_with_their_reason_and_nothing_else_suffer
                 activity: true,
                 activation: true,
                 core: true,
+                win_back: None,
                 properties: BTreeMap::new(),
             };
             let message = sent.add(Input::Event(event));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ebbtide::config::Config;
 use ebbtide::replay::{Plan, Summary, replay};
+use ebbtide::shard::Topic;
 use ebbtide::time::EventTime;
 use serde_json::Value;
 
@@ -29,7 +30,8 @@ fn replayed(partitions: u16) -> (Summary, Vec<Value>) {
         partitions,
     };
     let mut records = Vec::new();
-    let summary = replay(BufReader::new(data("cdnow-sample.jsonl.gz")), plan, |json| {
+    let summary = replay(BufReader::new(data("cdnow-sample.jsonl.gz")), plan, |topic, json| {
+        assert_eq!(topic, Topic::Transitions, "without segments there is nothing else");
         records.push(serde_json::from_slice(json).expect("a transition is JSON"));
         Ok(())
     });

@@ -152,8 +152,8 @@ fn on_a_real_cluster_it_does_the_same_and_removes_its_topics() {
     let mut demo = Demo::start("demo-real", &["--listen", "127.0.0.1:0", "--brokers", broker.address()]);
     let text = demo.text();
     let prefix = text.split_once("topics ").and_then(|(_, rest)| rest.split_once(".events")).expect("named").0;
-    let topics =
-        ["events", "transitions", "states", "dead-letters", "changelog"].map(|what| format!("{prefix}.{what}"));
+    let topics = ["events", "transitions", "states", "segments", "outcomes", "dead-letters", "changelog"]
+        .map(|what| format!("{prefix}.{what}"));
     demo.watch();
     eventually("the cohorts to add up", || demo.adds_up());
     assert!(topics.iter().all(|topic| broker.partitions(topic).is_some()), "{topics:?}");
@@ -173,6 +173,9 @@ fn a_cluster_that_is_not_there_is_named() {
         .output()
         .expect("the program runs");
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("127.0.0.1:1") && text.contains("check the address"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("127.0.0.1:1") && text.contains("check `kafka.brokers`"),
+        "{text}"
+    );
     assert!(!Path::new("ebbtide-state").exists());
 }

@@ -52,6 +52,7 @@ fn event(user: &str, time: i64) -> Input {
         activity: true,
         activation: true,
         core: true,
+        win_back: None,
         properties: BTreeMap::new(),
     })
 }

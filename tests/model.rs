@@ -16,9 +16,11 @@ use ebbtide::rules::Rules;
 use ebbtide::time::{EventTime, WallTime};
 use serde_json::{Value, json};
 use support::cases::{Case, Shape, Step, native};
-use support::compare::{difference, same};
+use support::compare::{by_user, difference, same};
+use support::measured::Counted;
 use support::model::{Input, Model};
 use support::rig::{Outcome as Ran, Rig, across_partitions};
+use support::schema::Schemas;
 
 const CASES: u64 = 10_000;
 
@@ -34,18 +36,31 @@ fn for_each_case(shape: Shape, check: impl Fn(u64, &Case)) {
     }
 }
 
-/// What the model makes of a case.
-fn model_of(case: &Case) -> Model {
-    let mut model = Model::new(case.policy.clone(), case.time.clone());
-    for step in &case.steps {
+/// What the model makes of a case, and what it counts after each step that lets time pass, and at the end.
+fn model_of(case: &Case) -> (Model, BTreeMap<usize, Counted>) {
+    let mut model = Model::new(case.policy.clone(), case.time.clone()).measuring(case.measuring.clone());
+    let (mut policy, mut segments) = (case.policy.clone(), case.measuring.segments.clone());
+    let mut counted = BTreeMap::new();
+    for (number, step) in case.steps.iter().enumerate() {
         match step {
             Step::Input(input, wall) => model.apply(input, *wall),
-            Step::Pass(wall) => model.pass(*wall),
-            Step::Policy(policy) => model.change_policy(policy.clone()),
+            Step::Pass(wall) => {
+                model.pass(*wall);
+                counted.insert(number + 1, model.counted());
+            }
+            Step::Policy(other) => {
+                policy = other.clone();
+                model.change_rules(policy.clone(), segments.clone());
+            }
+            Step::Segments(other) => {
+                segments.clone_from(other);
+                model.change_rules(policy.clone(), segments.clone());
+            }
         }
     }
     model.catch_up();
-    model
+    counted.insert(case.steps.len(), model.counted());
+    (model, counted)
 }
 
 /// The rules of `lifecycle` alone, driven as a shard drives them but with no shard around them.
@@ -158,7 +173,7 @@ impl Core {
 
 #[test]
 fn the_rules_agree_with_the_model() {
-    let shape = Shape { ordered: false, policies: true, passes: true };
+    let shape = Shape { ordered: false, policies: true, passes: true, segments: false };
     for_each_case(shape, |seed, case| {
         let mut model = Model::new(case.policy.clone(), case.time.clone());
         let mut core = Core::new(case.rules(&case.policy));
@@ -173,6 +188,7 @@ fn the_rules_agree_with_the_model() {
                     model.pass(*wall);
                     core.advance(watermark(&model).unwrap_or(EventTime::MIN));
                 }
+                Step::Segments(_) => panic!("a case without segments"),
                 Step::Policy(policy) => {
                     model.catch_up();
                     core.advance(watermark(&model).unwrap_or(EventTime::MIN));
@@ -205,7 +221,7 @@ fn compare_states(ran: &Ran, model: &Model, context: &str) {
 #[test]
 fn the_same_seed_twice_gives_the_same_output() {
     for seed in 0..300 {
-        let case = Case::new(seed, Shape { ordered: false, policies: true, passes: true });
+        let case = Case::new(seed, Shape { ordered: false, policies: true, passes: true, segments: false });
         assert_eq!(Rig::run(seed, &case).outputs, Rig::run(seed, &case).outputs, "seed {seed}");
     }
 }
@@ -213,7 +229,7 @@ fn the_same_seed_twice_gives_the_same_output() {
 /// SPEC section 2: for users whose events arrive in time order, the partition count changes nothing.
 #[test]
 fn the_partition_count_changes_no_transition() {
-    let shape = Shape { ordered: true, policies: false, passes: false };
+    let shape = Shape { ordered: true, policies: false, passes: false, segments: false };
     for_each_case(shape, |seed, case| {
         let mut case = case.clone();
         case.time.silence_guard = None;
@@ -240,9 +256,9 @@ fn the_partition_count_changes_no_transition() {
 #[test]
 fn numbers_have_no_gaps_and_time_only_worsens() {
     let severity = |state: &Value| ["active", "at_risk", "lapsed", "churned"].iter().position(|name| state == name);
-    for_each_case(Shape { ordered: false, policies: true, passes: true }, |seed, case| {
+    for_each_case(Shape { ordered: false, policies: true, passes: true, segments: false }, |seed, case| {
         let ran = Rig::run(seed, case);
-        for (user, records) in support::compare::by_user(&ran.transitions) {
+        for (user, records) in by_user(&ran.transitions) {
             let mut before: Option<&Value> = None;
             for record in records {
                 // A user who was forgotten or deleted begins again at 1.
@@ -270,13 +286,70 @@ fn numbers_have_no_gaps_and_time_only_worsens() {
 /// What a whole shard committed is what the model says, whatever the batches were and wherever the work was interrupted.
 #[test]
 fn an_interrupted_shard_agrees_with_the_model() {
-    let shape = Shape { ordered: false, policies: true, passes: true };
+    let shape = Shape { ordered: false, policies: true, passes: true, segments: false };
     for_each_case(shape, |seed, case| {
-        let model = model_of(case);
+        let (model, _) = model_of(case);
         let ran = Rig::run(seed, case);
         if let Some(difference) = difference(&ran.transitions, &model.transitions) {
             panic!("seed {seed}: {difference}\n{case}");
         }
         compare_states(&ran, &model, &format!("seed {seed}\n{case}"));
+    });
+}
+
+/// The fields of a record that the model has.
+fn reduced(record: &Value, like: &Value) -> Value {
+    let wanted = like.as_object().expect("an object").keys();
+    wanted.map(|key| (key.clone(), record[key].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn compare_records(what: &str, found: &[Value], expected: &[Value], context: &str) {
+    let (found, expected) = (by_user(found), by_user(expected));
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}: {context}");
+    for (user, expected) in expected {
+        let found = &found[&user];
+        for place in 0..found.len().max(expected.len()) {
+            let (Some(found), Some(expected)) = (found.get(place), expected.get(place)) else {
+                panic!(
+                    "{what} of {user}, {place}: {:?}, expected {:?}\n{context}",
+                    found.get(place),
+                    expected.get(place)
+                );
+            };
+            assert!(
+                reduced(found, expected) == **expected && found["holdout"] == expected["holdout"],
+                "{what} of {user}, {place}:\n  found    {found}\n  expected {expected}\n{context}"
+            );
+        }
+    }
+}
+
+/// Segments with random definitions, redefined at random; attribution, returns and lift: every record, and what is counted
+/// at every moment at which nothing is left to do, is a recount of all that the model ever saw.
+#[test]
+fn segments_and_measurement_agree_with_a_recount() {
+    let schemas = Schemas::load();
+    for_each_case(Shape { ordered: false, policies: true, passes: true, segments: true }, |seed, case| {
+        let (model, counted) = model_of(case);
+        let ran = Rig::run(seed, case);
+        let context = format!("seed {seed}\n{case}");
+        if let Some(difference) = difference(&ran.transitions, &model.transitions) {
+            panic!("seed {seed}: {difference}\n{case}");
+        }
+        compare_records("moves", &ran.moves, &model.facts.moves, &context);
+        compare_records("outcomes", &ran.outcomes, &model.facts.outcomes, &context);
+        compare_states(&ran, &model, &context);
+        for (step, expected) in &counted {
+            assert_eq!(ran.counted.get(step), Some(expected), "after step {step}, {context}");
+        }
+        if seed % 50 == 0 {
+            let detected = |record: &Value| {
+                let mut record = record.clone();
+                record["detected_at"] = json!("2024-01-01T00:00:00.000Z");
+                record
+            };
+            ran.moves.iter().for_each(|record| schemas.assert_segment(&detected(record)));
+            ran.outcomes.iter().for_each(|record| schemas.assert_outcome(&detected(record)));
+        }
     });
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{BufReader, BufWriter, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -11,13 +12,14 @@ use ebbtide::clock::{Clock as _, SystemClock, monotonic};
 use ebbtide::event::{Decoded, Record};
 use ebbtide::generate;
 use ebbtide::replay::{Plan, replay as replay_file};
+use ebbtide::rules::Rules;
 use ebbtide::shard::{Effects, Progress, Shard};
 use ebbtide::store::rocks::{Database, RocksStore};
 use ebbtide::time::{Day, EventTime, Span, WallTime};
 
 use crate::case::{Figure, Scale};
 use crate::events::{Batch, Maker};
-use crate::population::{Population, rules, user_id};
+use crate::population::{self, Population, rules, rules_with, user_id};
 use crate::report::CPU;
 use crate::support::kafka::temporary_folder;
 use crate::usage::{Usage, thread_cpu_seconds};
@@ -71,7 +73,11 @@ impl Meter {
 
 impl Driven {
     fn open(store: RocksStore, now: WallTime) -> anyhow::Result<Self> {
-        let shard = Shard::open(0, rules()?, store, 1)?;
+        Self::open_with(rules()?, store, now)
+    }
+
+    fn open_with(rules: Arc<Rules>, store: RocksStore, now: WallTime) -> anyhow::Result<Self> {
+        let shard = Shard::open(0, rules, store, 1)?;
         let offset = shard.position().unwrap_or(0);
         Ok(Self { shard, effects: Effects::default(), now, offset })
     }
@@ -150,11 +156,12 @@ pub(crate) fn decode(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![meter.per(rounds * HELD)?, bytes])
 }
 
-/// Few users, all of them decoded in memory.
-pub(crate) fn hot(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
+/// Few users, all of them decoded in memory, judged by so many segments.
+pub(crate) fn hot(scale: &Scale, segments: usize) -> anyhow::Result<Vec<Figure>> {
     let (database, folder) = database()?;
     let now = SystemClock.now();
-    let mut driven = Driven::open(database.shard(0), now)?;
+    let rules = rules_with(population::segments(segments))?;
+    let mut driven = Driven::open_with(rules, database.shard(0), now)?;
     let mut maker = Maker::new(1, now.as_event_time() - Span::from_millis(600_000), RATE);
     // Everybody has come, and the ids are full, before it counts.
     driven.run(scale.hot_users * 20, scale.hot_users, &mut maker, &mut Meter::start()?)?;
@@ -280,7 +287,7 @@ pub(crate) fn replay(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
     let bytes = fs::metadata(&path)?.len();
     let meter = Meter::start()?;
     let mut written = 0_u64;
-    let summary = replay_file(BufReader::with_capacity(1 << 20, File::open(&path)?), plan, |json| {
+    let summary = replay_file(BufReader::with_capacity(1 << 20, File::open(&path)?), plan, |_, json| {
         written += black_box(json).len() as u64;
         Ok(())
     })?;

@@ -6,7 +6,6 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
 use crate::support::kafka::Broker;
 use crate::{alone, latency, served};
 
@@ -17,6 +16,12 @@ pub(crate) enum Case {
     Decode,
     /// A shard on RocksDB, no Kafka, few users
     ShardHot,
+    /// The same with 5 segments, and the users in none of them
+    #[value(name = "shard-segments-5")]
+    ShardSegments5,
+    /// The same with 20 segments
+    #[value(name = "shard-segments-20")]
+    ShardSegments20,
     /// The same with many users at random, and what they take on disk
     ShardRandom,
     /// The same, many timers due at once
@@ -40,6 +45,10 @@ pub(crate) enum Case {
 pub(crate) enum Part {
     Decode,
     ShardHot,
+    #[value(name = "shard-segments-5")]
+    ShardSegments5,
+    #[value(name = "shard-segments-20")]
+    ShardSegments20,
     ShardRandom,
     ShardStorm,
     Replay,
@@ -82,7 +91,7 @@ pub(crate) struct Scale {
 impl Scale {
     pub(crate) fn new(quick: bool, users: Option<u64>) -> Self {
         let (default_users, events, timers, people, latency_seconds) =
-            if quick { (200_000, 400_000, 100_000, 2_000, 5) } else { (5_000_000, 3_000_000, 1_000_000, 20_000, 30) };
+            if quick { (200_000, 400_000, 100_000, 2_000, 5) } else { (5_000_000, 3_000_000, 1_000_000, 20_000, 15) };
         Self {
             quick,
             users: users.unwrap_or(default_users),
@@ -117,17 +126,13 @@ impl Case {
         matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency)
     }
 
-    pub(crate) fn measure(
-        self,
-        scale: &Scale,
-        broker: Option<&Broker>,
-        round: u16,
-        so_far: &Report,
-    ) -> anyhow::Result<Vec<Figure>> {
+    pub(crate) fn measure(self, scale: &Scale, broker: Option<&Broker>, round: u16) -> anyhow::Result<Vec<Figure>> {
         let broker = broker.context("a broker for this case");
         match self {
             Self::Decode => Part::Decode.in_a_process(scale, "", ""),
             Self::ShardHot => Part::ShardHot.in_a_process(scale, "", ""),
+            Self::ShardSegments5 => Part::ShardSegments5.in_a_process(scale, "", ""),
+            Self::ShardSegments20 => Part::ShardSegments20.in_a_process(scale, "", ""),
             Self::ShardRandom => Part::ShardRandom.in_a_process(scale, "", ""),
             Self::ShardStorm => Part::ShardStorm.in_a_process(scale, "", ""),
             Self::Replay => Part::Replay.in_a_process(scale, "", ""),
@@ -135,7 +140,7 @@ impl Case {
             Self::Hot => served::hot(scale, broker?, round),
             Self::Random => served::random(scale, broker?, round),
             Self::Storm => served::storm(scale, broker?, round),
-            Self::Latency => latency::latency(scale, broker?, round, so_far.median(Self::Hot, served::THROUGHPUT)),
+            Self::Latency => latency::latency(scale, broker?, round),
         }
     }
 }
@@ -144,7 +149,9 @@ impl Part {
     pub(crate) fn measure(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Decode => alone::decode(scale),
-            Self::ShardHot => alone::hot(scale),
+            Self::ShardHot => alone::hot(scale, 0),
+            Self::ShardSegments5 => alone::hot(scale, 5),
+            Self::ShardSegments20 => alone::hot(scale, 20),
             Self::ShardRandom => alone::random(scale),
             Self::ShardStorm => alone::storm(scale),
             Self::Replay => alone::replay(scale),

@@ -1,9 +1,8 @@
 //! From the moment a client sends a record to the moment a `read_committed` reader has the transition that it caused:
-//! at half of the load that the machine was just seen to bear, and at a tenth.
+//! at half of the load that this machine sustains, and at a tenth.
 //!
-//! What it bears was seen while nobody but broker and program wanted the processor. Here sender and reader want it too,
-//! so half of that load is more than half of what this machine can do with all four on it; the tenth shows what the
-//! protocol itself takes.
+//! What it sustains is measured first, in the same way: sender, broker, program and reader share the machine, and the
+//! sender keeps a bounded number of events ahead of what the program has committed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,12 +18,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::case::{Figure, Scale};
 use crate::events::Maker;
 use crate::population::user_id;
-use crate::program::Program;
+use crate::program::{Program, Progress};
 use crate::served::send_event;
 use crate::support::kafka::{Broker, Sender};
 
-/// Where the load that the machine bears was not measured in the same run.
-const ASSUMED_THROUGHPUT: f64 = 100_000.0;
+/// How many events may be sent and not committed while the sustainable load is measured: a few commits' worth.
+const AHEAD: u64 = 50_000;
 /// Each so many events one of a user never seen before, who enters: that transition is timed.
 const NEW_USER_EVERY: u64 = 50;
 /// Sent in one go so often.
@@ -42,16 +41,50 @@ struct Load {
     until: Instant,
 }
 
-pub(crate) fn latency(
-    scale: &Scale,
-    broker: &Broker,
-    round: u16,
-    throughput: Option<f64>,
-) -> anyhow::Result<Vec<Figure>> {
-    let bearable = throughput.unwrap_or(ASSUMED_THROUGHPUT);
-    let mut figures = under_load(scale, broker, &format!("latency-{round}"), "half load", bearable / 2.0)?;
-    figures.extend(under_load(scale, broker, &format!("latency-tenth-{round}"), "a tenth", bearable / 10.0)?);
+pub(crate) fn latency(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Result<Vec<Figure>> {
+    let sustained = sustained(scale, broker, &format!("latency-full-{round}"))?;
+    let mut figures = vec![Figure::new("sustained", "events/s", sustained)];
+    figures.extend(under_load(scale, broker, &format!("latency-{round}"), "half load", sustained / 2.0)?);
+    figures.extend(under_load(scale, broker, &format!("latency-tenth-{round}"), "a tenth", sustained / 10.0)?);
     Ok(figures)
+}
+
+/// Events a second that program, broker, sender and reader together sustain on this machine, after the warm-up.
+fn sustained(scale: &Scale, broker: &Broker, name: &str) -> anyhow::Result<f64> {
+    let mut program = Program::new(broker, name, scale.partitions)?;
+    program.start()?;
+    program.wait_until_ready()?;
+    let (events, transitions) = (program.topic("events"), program.topic("transitions"));
+    let brokers = program.brokers().to_owned();
+    let started = monotonic();
+    let done = AtomicBool::new(false);
+    let (from, to) = std::thread::scope(|scope| -> anyhow::Result<(Progress, Progress)> {
+        let reading = scope.spawn(|| read(&brokers, &transitions, scale.partitions, started, &done));
+        let sent = (|| {
+            let mut stream = Stream::new(scale, started)?;
+            let sender = broker.sender();
+            let mut from = None;
+            loop {
+                let progress = program.progress()?;
+                if started.elapsed() >= WARM_UP {
+                    let from = *from.get_or_insert(progress);
+                    if started.elapsed() >= WARM_UP + Duration::from_secs(scale.latency_seconds) {
+                        sender.flush();
+                        return anyhow::Ok((from, progress));
+                    }
+                }
+                while stream.sent < progress.events + AHEAD {
+                    stream.send(&sender, &events)?;
+                }
+                std::thread::sleep(TICK);
+            }
+        })();
+        done.store(true, Ordering::Relaxed);
+        reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        sent
+    })?;
+    program.stop()?;
+    Ok((to.events - from.events) as f64 / (to.at - from.at).as_secs_f64())
 }
 
 fn under_load(scale: &Scale, broker: &Broker, name: &str, title: &str, per_second: f64) -> anyhow::Result<Vec<Figure>> {
@@ -94,27 +127,46 @@ fn under_load(scale: &Scale, broker: &Broker, name: &str, title: &str, per_secon
 /// Sends at a steady pace; gives how many.
 fn send(sender: &Sender, topic: &str, scale: &Scale, load: Load) -> anyhow::Result<u64> {
     let Load { per_second, started, until } = load;
-    let mut maker = Maker::new(1, SystemClock.now().as_event_time() - Span::from_millis(1_000), 100_000);
-    let mut sent = 0_u64;
-    let partitions = u64::try_from(scale.partitions)?;
+    let mut stream = Stream::new(scale, started)?;
     while monotonic() < until {
         // Asked once a tick: a sender that cannot keep the pace has to end all the same.
         let due = started.elapsed().as_secs_f64() * per_second;
-        while (sent as f64) < due {
-            sent += 1;
-            let number = maker.pick(scale.hot_users);
-            let partition = i32::try_from(number % partitions)?;
-            let user = if sent.is_multiple_of(NEW_USER_EVERY) {
-                format!("{NEW}{}-{sent}", started.elapsed().as_micros())
-            } else {
-                user_id(partition, number)
-            };
-            send_event(sender, topic, partition, &user, &mut maker)?;
+        while (stream.sent as f64) < due {
+            stream.send(sender, topic)?;
         }
         std::thread::sleep(TICK);
     }
     sender.flush();
-    Ok(sent)
+    Ok(stream.sent)
+}
+
+/// Events of hot users, and now and then one of a new one, whose name says when it was sent.
+struct Stream {
+    maker: Maker,
+    started: Instant,
+    hot_users: u64,
+    partitions: u64,
+    sent: u64,
+}
+
+impl Stream {
+    fn new(scale: &Scale, started: Instant) -> anyhow::Result<Self> {
+        let maker = Maker::new(1, SystemClock.now().as_event_time() - Span::from_millis(1_000), 100_000);
+        let partitions = u64::try_from(scale.partitions)?;
+        Ok(Self { maker, started, hot_users: scale.hot_users, partitions, sent: 0 })
+    }
+
+    fn send(&mut self, sender: &Sender, topic: &str) -> anyhow::Result<()> {
+        self.sent += 1;
+        let number = self.maker.pick(self.hot_users);
+        let partition = i32::try_from(number % self.partitions)?;
+        let user = if self.sent.is_multiple_of(NEW_USER_EVERY) {
+            format!("{NEW}{}-{}", self.started.elapsed().as_micros(), self.sent)
+        } else {
+            user_id(partition, number)
+        };
+        send_event(sender, topic, partition, &user, &mut self.maker)
+    }
 }
 
 /// Milliseconds from record to committed transition, for those sent after the warm-up; ends when no more come.

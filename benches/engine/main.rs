@@ -80,9 +80,8 @@ fn main() -> anyhow::Result<()> {
     for round in 1..=arguments.repeat {
         for &case in &chosen {
             eprintln!("round {round} of {}: {}", arguments.repeat, case.name());
-            let figures = case
-                .measure(&scale, broker.as_ref(), round, &report)
-                .with_context(|| format!("measuring {}", case.name()))?;
+            let figures =
+                case.measure(&scale, broker.as_ref(), round).with_context(|| format!("measuring {}", case.name()))?;
             report.add(case, figures);
             // What was measured is there even if a later case fails.
             if let Some(path) = &arguments.out {

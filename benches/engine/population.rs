@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use ebbtide::event::{Decoder, EventRules};
 use ebbtide::generate;
-use ebbtide::lifecycle::Policy;
+use ebbtide::lifecycle::{Policy, State};
 use ebbtide::person::Person;
 use ebbtide::rules::{Origin, Rules};
+use ebbtide::segment::Draft;
 use ebbtide::shard::{Cohorts, Effects, Progress, Shard, ShardRecord, TimeRules, Watermark};
 use ebbtide::store::memory::MemoryStore;
 use ebbtide::store::{Batch as Written, Deadline, Store, codec};
@@ -46,6 +47,34 @@ struct Part {
 
 /// The rules of all benchmarks: the defaults, with which only events move time.
 pub(crate) fn rules() -> anyhow::Result<Arc<Rules>> {
+    rules_with(Vec::new())
+}
+
+/// So many segments of the kinds that are shipped as examples, and one in five with a free condition alone; those who act
+/// are in none of them.
+pub(crate) fn segments(count: usize) -> Vec<Draft> {
+    let days = |days| Some(Span::from_days(days));
+    let kind = |number: usize| match number % 5 {
+        0 => Draft { states: vec![State::Churned], core_min: Some(3), ..Draft::default() },
+        1 => Draft { states: vec![State::Churned], activated: Some(false), ..Draft::default() },
+        2 => Draft { idle_from: days(30), idle_to: days(60), ..Draft::default() },
+        3 => Draft {
+            states: vec![State::AtRisk],
+            activated: Some(true),
+            core_min: Some(10),
+            idle_to: days(14),
+            ..Draft::default()
+        },
+        _ => Draft {
+            when: Some(r#"properties.plan == "enterprise" && state == "churned""#.to_owned()),
+            ..Draft::default()
+        },
+    };
+    (0..count).map(|number| Draft { name: format!("segment-{number}"), ..kind(number) }).collect()
+}
+
+/// The same with segments.
+pub(crate) fn rules_with(segments: Vec<Draft>) -> anyhow::Result<Arc<Rules>> {
     let decoder = Decoder::new(EventRules::default()).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let time = TimeRules { idle_after: Span::ZERO, ..TimeRules::default() };
     Ok(Arc::new(Rules {
@@ -53,7 +82,7 @@ pub(crate) fn rules() -> anyhow::Result<Arc<Rules>> {
         decoder,
         time,
         track: Vec::new(),
-        segments: Vec::new(),
+        segments,
         win_back: WinBackRules::default(),
         origin: Origin::default(),
     }))

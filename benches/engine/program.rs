@@ -1,8 +1,7 @@
 //! The real program as a child process, and what it has done so far, seen from outside.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
+use crate::support::instance::{get, tables};
 use crate::support::kafka::{Broker, temporary_folder};
 use crate::usage::Usage;
 
@@ -49,34 +49,9 @@ impl Program {
         let folder = temporary_folder(name);
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let (brokers, state) = (broker.address(), folder.join("state"));
-        let text = format!(
-            r#"instance_id = "bench"
-
-[kafka]
-brokers = "{brokers}"
-group_id = "{name}"
-
-[topics]
-events = "{name}.events"
-transitions = "{name}.transitions"
-states = "{name}.states"
-dead_letters = "{name}.dead-letters"
-changelog = "{name}.changelog"
-
-[time]
-idle_after = "24h"
-
-[state]
-dir = "{}"
-
-[http]
-listen = "{http}"
-
-[log]
-level = "warn"
-"#,
-            state.display()
-        );
+        let tables = tables(name, brokers, &state, "256MiB", &http);
+        let text =
+            format!("instance_id = \"bench\"\n{tables}\n[time]\nidle_after = \"24h\"\n\n[log]\nlevel = \"warn\"\n");
         fs::write(folder.join("ebbtide.toml"), text)?;
         let looker = ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", name).create()?;
         broker.create_topic(&format!("{name}.events"), partitions, &[]);
@@ -109,7 +84,10 @@ level = "warn"
 
     /// Waits until all shards are restored and reading.
     pub(crate) fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        self.wait("to be ready", |program| Ok(program.get("/readyz").is_some_and(|status| status == 200).then_some(())))
+        self.wait("to be ready", |program| {
+            let answer = get(&program.http, "/readyz");
+            Ok(answer.is_some_and(|(status, _)| status == 200).then_some(()))
+        })
     }
 
     /// Waits until `enough` gives something.
@@ -185,16 +163,6 @@ level = "warn"
             fs::remove_dir_all(state)?;
         }
         Ok(())
-    }
-
-    /// The status of a page; `None` when nobody answers.
-    fn get(&self, path: &str) -> Option<u16> {
-        let mut stream = TcpStream::connect(&self.http).ok()?;
-        stream.set_read_timeout(Some(REQUEST)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split(' ').nth(1)?.parse().ok()
     }
 
     fn child(&mut self) -> anyhow::Result<&mut Child> {

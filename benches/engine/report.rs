@@ -56,7 +56,7 @@ impl Report {
         }
     }
 
-    pub(crate) fn median(&self, case: Case, name: &str) -> Option<f64> {
+    fn median(&self, case: Case, name: &str) -> Option<f64> {
         self.cases.get(&case)?.iter().find(|row| row.name == name).map(Row::median)
     }
 

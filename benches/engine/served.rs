@@ -22,8 +22,8 @@ use crate::report::CPU;
 use crate::support::kafka::{Broker, Message, Sender};
 use crate::usage::Usage;
 
-/// The figure that `latency` halves.
-pub(crate) const THROUGHPUT: &str = "events per second";
+/// The rate of a case.
+const THROUGHPUT: &str = "events per second";
 /// Event time passes as with so many events a second.
 const RATE: u64 = 100_000;
 /// While the program is killed, so many events are sent at a time, with this pause between.

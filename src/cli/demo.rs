@@ -20,10 +20,11 @@ use crate::clock::{Clock, SystemClock, monotonic};
 use crate::config::check::Purpose;
 use crate::config::{Config, KafkaConfig, LogConfig, LogFormat};
 use crate::demo::cluster::{self, Embedded};
-use crate::demo::{Speed, configuration, sender};
+use crate::demo::{PARTITIONS, Speed, configuration, sender};
 use crate::generate::crowd::Crowd;
 use crate::generate::topic::{Stamp, TopicWriter};
 use crate::instance::Instance;
+use crate::kafka::topics;
 
 /// How often the table is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -112,7 +113,7 @@ async fn serve(
     let signals = tokio::spawn(signals::watch(shutdown.clone(), Some(state.to_owned())));
     match embedded {
         Some(embedded) => embedded.create_topics(&config.topics)?,
-        None => cluster::create_events(&config).await?,
+        None => topics::create_input(&config, PARTITIONS)?,
     }
     let shown = show(args, config.clone(), embedded.is_some(), speed, screen, &shutdown).await;
     shutdown.cancel();
@@ -221,8 +222,8 @@ fn introduction(
         )
     } else {
         format!(
-            "  real       Kafka at {brokers}: topics {prefix}.events, .transitions, .states, .dead-letters, .changelog\n\
-             \x20            and group {prefix}, all removed at the end"
+            "  real       Kafka at {brokers}: the topics {prefix}.events, .changelog and so on, and the group\n\
+             \x20            {prefix}, all removed at the end"
         )
     };
     format!(

@@ -15,6 +15,7 @@ use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::check::Purpose;
 use crate::generate::topic::{Stamp, TopicWriter};
 use crate::generate::{Population, Settings};
+use crate::kafka::topics;
 use crate::time::EventTime;
 
 const WRITE_BUFFER: usize = 1 << 18;
@@ -40,6 +41,9 @@ pub struct GenerateArgs {
     /// Write to the configured events topic instead
     #[arg(short = 't', long)]
     to_topic: bool,
+    /// Create the topic with so many partitions if it is not there; it keeps its records for ever
+    #[arg(long, value_name = "PARTITIONS", requires = "to_topic", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    create: Option<i32>,
     /// Events a second into the topic; without it as fast as it goes
     #[arg(short, long, value_name = "N", requires = "to_topic", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -118,6 +122,9 @@ fn to_topic(args: &GenerateArgs, population: &Population, bar: &ProgressBar) -> 
     let mut config = args.config.load(if args.brokers.is_some() { Purpose::Rules } else { Purpose::Run })?;
     if let Some(brokers) = &args.brokers {
         config.kafka.brokers.clone_from(brokers);
+    }
+    if let Some(partitions) = args.create {
+        topics::create_input(&config, partitions)?;
     }
     let mut topic = TopicWriter::connect(&config, Stamp::Event)?;
     let mut pace = args.rate.map(Pace::new);

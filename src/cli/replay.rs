@@ -15,6 +15,7 @@ use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::Config;
 use crate::config::check::Purpose;
 use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay};
+use crate::shard::Topic;
 use crate::time::EventTime;
 
 const READ_BUFFER: usize = 1 << 20;
@@ -40,6 +41,12 @@ pub struct ReplayArgs {
     /// How to write transitions
     #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
+    /// Where to write entries into segments and exits, one record a line, as in the topic [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    segments: Option<PathBuf>,
+    /// Where to write what campaigns brought, one record a line, as in the topic [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    outcomes: Option<PathBuf>,
     /// Spread the users over so many shards; makes no difference to any user's transitions
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: u16,
@@ -87,16 +94,22 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     };
     let input = open(&args.file, args.quiet, "replaying")?;
     let mut output = create(&args.output)?;
+    let mut segments = args.segments.as_deref().map(create).transpose()?;
+    let mut outcomes = args.outcomes.as_deref().map(create).transpose()?;
     let began = monotonic();
     if args.format == Format::Tsv {
         write_header(&mut output)?;
     }
-    let summary = replay(input, plan, |json| match args.format {
-        Format::Jsonl => output.write_all(json).and_then(|()| output.write_all(b"\n")),
-        Format::Tsv => write_tsv(json, &mut output),
-        Format::None => Ok(()),
+    let summary = replay(input, plan, |topic, json| match (topic, args.format) {
+        (Topic::Segments, _) => segments.as_mut().map_or(Ok(()), |out| write_line(json, out)),
+        (Topic::Outcomes, _) => outcomes.as_mut().map_or(Ok(()), |out| write_line(json, out)),
+        (Topic::Transitions, Format::Jsonl) => write_line(json, &mut output),
+        (Topic::Transitions, Format::Tsv) => write_tsv(json, &mut output),
+        (Topic::Transitions, Format::None) | (Topic::States | Topic::DeadLetters, _) => Ok(()),
     })?;
-    output.flush().context("cannot write transitions")?;
+    for out in [Some(&mut output), segments.as_mut(), outcomes.as_mut()].into_iter().flatten() {
+        out.flush().context("cannot write records")?;
+    }
     if !args.quiet {
         report(&summary, until, began.elapsed())?;
     }
@@ -127,7 +140,8 @@ fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io:
         grouped(summary.transitions()),
         took.as_secs_f64()
     )?;
-    write!(err, "{}", table::cohorts(&summary.cohorts))
+    write!(err, "{}", table::cohorts(&summary.cohorts))?;
+    write!(err, "{}", table::segments(&summary.segments))
 }
 
 /// The columns of a transition record that the tab-separated form has.
@@ -143,6 +157,10 @@ struct Row<'a> {
     effective_at: &'a str,
     last_active_at: Option<&'a str>,
     total_events: u64,
+}
+
+fn write_line(json: &[u8], out: &mut impl Write) -> io::Result<()> {
+    out.write_all(json).and_then(|()| out.write_all(b"\n"))
 }
 
 fn write_header(out: &mut impl Write) -> io::Result<()> {

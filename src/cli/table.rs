@@ -37,6 +37,18 @@ pub fn cohorts(sizes: &Cohorts) -> String {
     text
 }
 
+/// The sizes of the segments by name; nothing where there are none.
+#[must_use]
+pub fn segments(sizes: &[(String, u64)]) -> String {
+    let width = sizes.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(10);
+    let mut text = if sizes.is_empty() { String::new() } else { format!("\n{:<width$}{:>12}\n", "segment", "users") };
+    for (name, users) in sizes {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<width$}{:>12}", grouped(*users));
+    }
+    text
+}
+
 /// A number with thousands apart: `18,665`.
 #[must_use]
 pub fn grouped(number: u64) -> String {

@@ -120,6 +120,9 @@ fn read(reader: &mut Reader, purpose: Purpose) -> Config {
     if let Some(name) = reader.text("instance_id") {
         name_into(reader, "instance_id", name, &mut config.instance_id);
     }
+    if let Some(standbys) = reader.integer("standbys", 0, 1) {
+        config.standbys = u8::from(standbys == 1);
+    }
     if let Some(workers) = reader.integer("workers", 1, i64::try_from(WORKERS_MAX).unwrap_or(i64::MAX)) {
         config.workers = usize::try_from(workers).unwrap_or(1);
     }

@@ -16,7 +16,7 @@ use crate::time::Span;
 const PREFIX: &str = "EBBTIDE_";
 /// Top-level keys that the environment may set. Others need a section: an orchestrator sets variables such as
 /// `EBBTIDE_PORT` and `EBBTIDE_SERVICE_HOST` by itself for a service of this name, and means nothing by them.
-const TOP_LEVEL: [&str; 4] = ["instance_id", "workers", "commit_interval", "segments"];
+const TOP_LEVEL: [&str; 5] = ["instance_id", "workers", "commit_interval", "standbys", "segments"];
 /// What turns an optional rule off.
 const OFF: &str = "off";
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub workers: usize,
     /// How long records gather in one transaction before it is committed; 1 ms to 5 s (the transaction times out at 10 s).
     pub commit_interval: Duration,
+    /// How many instances that do not own a shard follow its changelog, so that taking over costs the tail only: 0 or 1.
+    pub standbys: u8,
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
     /// Which topics.
@@ -130,7 +132,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// The bearer token that `/v1` asks for; `None` is open to whoever reaches the address.
     pub token: Option<Secret>,
-    /// The URL under which other instances and people reach this one; `None` derives it from the bound address.
+    /// The URL under which other instances and people reach this one, plain HTTP; it stands in the group's `client.id`.
+    /// `None` derives it from the bound address, unless that is every address of the machine.
     pub advertised: Option<String>,
 }
 
@@ -160,6 +163,7 @@ impl Config {
             instance_id: default_instance_id(),
             workers: default_workers(),
             commit_interval: Duration::from_millis(100),
+            standbys: 0,
             kafka: KafkaConfig {
                 brokers: brokers.into(),
                 group_id: "ebbtide".to_owned(),
@@ -198,6 +202,42 @@ impl Config {
             warnings.push("win_back.holdout: there are no [[segments]] whose deliveries it could mark".to_owned());
         }
         warnings
+    }
+}
+
+impl TopicsConfig {
+    /// The default settings with all names under one prefix, as `prefix.transitions`.
+    #[must_use]
+    pub fn under(prefix: &str) -> Self {
+        let named = |what: &str| format!("{prefix}.{what}");
+        Self {
+            events: named("events"),
+            transitions: named("transitions"),
+            states: named("states"),
+            segments: named("segments"),
+            outcomes: named("outcomes"),
+            dead_letters: named("dead-letters"),
+            changelog: named("changelog"),
+            ..Self::default()
+        }
+    }
+
+    /// Every topic's name, the input's first.
+    #[must_use]
+    pub fn names(&self) -> [&str; 7] {
+        let Self {
+            events,
+            transitions,
+            states,
+            segments,
+            outcomes,
+            dead_letters,
+            changelog,
+            create: _,
+            describe: _,
+            replication_factor: _,
+        } = self;
+        [events, transitions, states, segments, outcomes, dead_letters, changelog]
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::mocking::MockCluster;
@@ -18,29 +18,14 @@ use super::PARTITIONS;
 use crate::config::{Config, TopicsConfig};
 use crate::kafka::client;
 
-/// How long brokers may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the end may take for tidying up.
 const CLEAN_TIMEOUT: Duration = Duration::from_secs(5);
 const CLEAN_TIMEOUT_MS: &str = "5000";
 
-/// Why the demo's topics could not be made.
+/// The embedded cluster does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// The embedded cluster does not start.
-    #[error("librdkafka's in-process cluster could not be started: {0}")]
-    Embedded(KafkaError),
-    /// The brokers do not answer, or refuse.
-    #[error("creating {topic} on {brokers} failed: {source}; check the address, the network and the permissions")]
-    Create {
-        /// The topic.
-        topic: String,
-        /// The brokers.
-        brokers: String,
-        /// What librdkafka said.
-        source: Box<KafkaError>,
-    },
-}
+#[error("librdkafka's in-process cluster could not be started: {0}")]
+pub struct ClusterError(KafkaError);
 
 /// A cluster inside of this process; it ends when it is dropped, after every client of it.
 pub struct Embedded(MockCluster<'static, DefaultProducerContext>);
@@ -49,9 +34,9 @@ impl Embedded {
     /// Starts one broker on a free local port.
     ///
     /// # Errors
-    /// [`ClusterError::Embedded`].
+    /// [`ClusterError`].
     pub fn start() -> Result<Self, ClusterError> {
-        MockCluster::new(1).map(Self).map_err(ClusterError::Embedded)
+        MockCluster::new(1).map(Self).map_err(ClusterError)
     }
 
     /// Its address.
@@ -63,32 +48,13 @@ impl Embedded {
     /// Creates all topics: it has no request by which the worker could.
     ///
     /// # Errors
-    /// [`ClusterError::Embedded`].
+    /// [`ClusterError`].
     pub fn create_topics(&self, topics: &TopicsConfig) -> Result<(), ClusterError> {
-        for topic in names(topics) {
-            self.0.create_topic(topic, PARTITIONS, 1).map_err(ClusterError::Embedded)?;
+        for topic in topics.names() {
+            self.0.create_topic(topic, PARTITIONS, 1).map_err(ClusterError)?;
         }
         Ok(())
     }
-}
-
-/// Creates the events topic on a real cluster; the worker creates its own.
-///
-/// # Errors
-/// [`ClusterError::Create`].
-pub async fn create_events(config: &Config) -> Result<(), ClusterError> {
-    let topic = &config.topics.events;
-    let brokers = &config.kafka.brokers;
-    let failed =
-        |source| ClusterError::Create { topic: topic.clone(), brokers: brokers.clone(), source: Box::new(source) };
-    let admin: AdminClient<DefaultClientContext> = client::admin(config).create().map_err(failed)?;
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-    // -1: the broker's default.
-    let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(-1));
-    for outcome in admin.create_topics(&[new], &options).await.map_err(failed)? {
-        outcome.map_err(|(_, code)| failed(KafkaError::AdminOp(code)))?;
-    }
-    Ok(())
 }
 
 /// Removes topics and group of a demo from a real cluster, as far as the cluster lets it. Returns what is left, with the
@@ -98,10 +64,10 @@ pub async fn clean_up(config: &Config) -> Vec<String> {
     settings.set("socket.timeout.ms", CLEAN_TIMEOUT_MS);
     let admin: AdminClient<DefaultClientContext> = match settings.create() {
         Ok(admin) => admin,
-        Err(error) => return names(&config.topics).map(|topic| format!("topic {topic}: {error}")).to_vec(),
+        Err(error) => return config.topics.names().map(|topic| format!("topic {topic}: {error}")).to_vec(),
     };
     let options = AdminOptions::new().request_timeout(Some(CLEAN_TIMEOUT)).operation_timeout(Some(CLEAN_TIMEOUT));
-    let topics = names(&config.topics);
+    let topics = config.topics.names();
     let mut left = Vec::new();
     let gone = |code: &RDKafkaErrorCode| {
         matches!(
@@ -133,9 +99,4 @@ pub async fn clean_up(config: &Config) -> Vec<String> {
         ),
     }
     left
-}
-
-fn names(topics: &TopicsConfig) -> [&str; 5] {
-    let TopicsConfig { events, transitions, states, dead_letters, changelog, .. } = topics;
-    [events, transitions, states, dead_letters, changelog]
 }

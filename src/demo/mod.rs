@@ -18,7 +18,7 @@ use crate::time::{DAY_MS, Span, WallTime};
 /// What the demo runs with, where it differs from the defaults.
 const CONFIGURATION: &str = include_str!("demo.toml");
 /// Partitions of the events topic.
-const PARTITIONS: i32 = 4;
+pub const PARTITIONS: i32 = 4;
 /// Real time that a record takes to the worker at the very most, on a loaded machine.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 
@@ -72,15 +72,7 @@ impl Speed {
 /// The demo's own file is wrong: a mistake in this program.
 pub fn configuration(speed: Speed, kafka: KafkaConfig, state: &Path) -> Result<Config, ConfigError> {
     let mut config = Config::parse(CONFIGURATION, "the demo's configuration", Purpose::Rules, [])?;
-    let named = |what: &str| format!("{}.{what}", kafka.group_id);
-    config.topics = TopicsConfig {
-        events: named("events"),
-        transitions: named("transitions"),
-        states: named("states"),
-        dead_letters: named("dead-letters"),
-        changelog: named("changelog"),
-        ..config.topics
-    };
+    config.topics = TopicsConfig::under(&kafka.group_id);
     config.kafka = kafka;
     config.time = speed.time_rules();
     state.clone_into(&mut config.state.dir);
@@ -97,7 +89,7 @@ mod tests {
         assert_eq!(speed.factor(), 172_800);
         let kafka = KafkaConfig { group_id: "ebbtide-demo".to_owned(), ..Config::with_brokers("localhost:1").kafka };
         let config = configuration(speed, kafka, Path::new("/nowhere")).expect("it is good");
-        assert_eq!(config.topics.dead_letters, "ebbtide-demo.dead-letters");
+        assert!(config.topics.names().iter().all(|name| name.starts_with("ebbtide-demo.")), "{:?}", config.topics);
         assert_eq!(config.policy.churned_after, Span::from_days(30));
         assert_eq!(config.time.idle_after, Span::from_days(4));
     }

@@ -140,11 +140,16 @@ impl Decoder {
         }
         let roles = self.roles(&name, found);
         let campaign = self.campaign.filter(|_| roles.win_back).and_then(|property| found.campaign(property));
+        let mut refused = 0;
         let tracked = (0_u16..)
             .zip(0..self.rules.track.len())
-            .filter_map(|(index, property)| Some((index, found.property(property).tracked()?)))
+            .filter_map(|(index, property)| {
+                let value = found.property(property).tracked()?;
+                refused += u16::from(value.is_err());
+                Some((index, value.ok()?))
+            })
             .collect();
-        Ok(Event { user_id, name, time, id: found.id()?, roles, campaign, tracked })
+        Ok(Event { user_id, name, time, id: found.id()?, roles, campaign, tracked, refused })
     }
 
     fn user<'a>(&self, found: &Found<'_, 'a>) -> Result<Cow<'a, str>, Rejection> {

@@ -132,7 +132,10 @@ fn an_unusable_tracked_value_leaves_the_event_alone() {
     let large = format!("\"{}\"", "x".repeat(2000));
     for value in [&*large, "1e999", r#""\udc00""#] {
         let record = GOOD.replace("\"pro\"", value);
-        assert_eq!(summary(&decoder, &bytes(record.as_bytes())), "u1 | Login | +0 | id e1 | activity+activation+core");
+        assert_eq!(
+            summary(&decoder, &bytes(record.as_bytes())),
+            "u1 | Login | +0 | id e1 | activity+activation+core | 1 refused"
+        );
     }
 }
 

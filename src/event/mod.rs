@@ -44,6 +44,8 @@ pub struct Event<'a> {
     pub campaign: Option<Cow<'a, str>>,
     /// The tracked properties that this event sets: index into `properties.track`, and the value as compact JSON text.
     pub tracked: Vec<(u16, Cow<'a, str>)>,
+    /// How many tracked properties came with a value that cannot be kept: the user keeps the old one.
+    pub refused: u16,
 }
 
 /// What an event counts as (SPEC section 1, "Roles").

@@ -32,6 +32,10 @@ pub(super) enum Scalar<'a> {
     Other,
 }
 
+/// A value that cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused;
+
 impl<'a> Given<'a> {
     pub(super) fn scalar(self) -> Scalar<'a> {
         let raw = match self {
@@ -73,17 +77,17 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The value as compact JSON text to keep with the user; `None` when absent, longer than
+    /// The value as compact JSON text to keep with the user, if there is one. It is refused when longer than
     /// [`EventRules::MAX_TRACKED_VALUE`], or such that common JSON parsers refuse it (numbers beyond a double, halves
     /// of surrogate pairs): it goes into every transition of the user, and must not make those unreadable.
-    pub(super) fn tracked(self) -> Option<Cow<'a, str>> {
+    pub(super) fn tracked(self) -> Option<Result<Cow<'a, str>, Refused>> {
         let Self::Json(raw) = self else { return None };
         let compact = match raw.as_bytes()[0] {
             b'{' | b'[' => compact(raw),
             _ => Cow::Borrowed(raw),
         };
         if compact.len() > EventRules::MAX_TRACKED_VALUE {
-            return None;
+            return Some(Err(Refused));
         }
         let plainly_fine = match raw.as_bytes() {
             [b'"', inner @ ..] => !inner.contains(&b'\\'),
@@ -91,7 +95,8 @@ impl<'a> Given<'a> {
             [b'{' | b'[', ..] => false,
             _ => true,
         };
-        (plainly_fine || serde_json::from_str::<serde_json::Value>(&compact).is_ok()).then_some(compact)
+        let usable = plainly_fine || serde_json::from_str::<serde_json::Value>(&compact).is_ok();
+        Some(if usable { Ok(compact) } else { Err(Refused) })
     }
 }
 
@@ -225,7 +230,8 @@ mod tests {
             (&airy, Some("[1]")),
         ];
         for (raw, expected) in cases {
-            assert_eq!(Given::Json(raw).tracked().as_deref(), expected, "{raw}");
+            let tracked = Given::Json(raw).tracked().expect("it is there");
+            assert_eq!(tracked.as_deref(), expected.ok_or(&Refused), "{raw}");
         }
         assert_eq!(Given::Absent.tracked(), None);
     }

@@ -42,12 +42,12 @@ pub enum TopicError {
     #[error("cannot make a producer: {0}")]
     Client(KafkaError),
     /// A record was refused, or never answered for.
-    #[error("cannot write to {topic}: {source}")]
+    #[error("cannot write to {topic}: {reason}")]
     Refused {
         /// The topic.
         topic: String,
         /// What librdkafka said.
-        source: KafkaError,
+        reason: KafkaError,
     },
 }
 
@@ -85,7 +85,7 @@ impl TopicWriter {
                     record = back;
                     self.producer.poll(ROOM_POLL);
                 }
-                Err((source, _)) => return Err(self.refused(source)),
+                Err((reason, _)) => return Err(self.refused(reason)),
             }
         }
     }
@@ -100,17 +100,17 @@ impl TopicWriter {
     /// # Errors
     /// They do not within half a minute, or refused a record.
     pub fn finish(&self) -> Result<(), TopicError> {
-        self.producer.flush(FLUSH_WITHIN).map_err(|source| self.refused(source))?;
+        self.producer.flush(FLUSH_WITHIN).map_err(|reason| self.refused(reason))?;
         self.check()
     }
 
     fn check(&self) -> Result<(), TopicError> {
         let first = self.producer.context().first().clone();
-        first.map_or(Ok(()), |source| Err(self.refused(source)))
+        first.map_or(Ok(()), |reason| Err(self.refused(reason)))
     }
 
-    fn refused(&self, source: KafkaError) -> TopicError {
-        TopicError::Refused { topic: self.topic.clone(), source }
+    fn refused(&self, reason: KafkaError) -> TopicError {
+        TopicError::Refused { topic: self.topic.clone(), reason }
     }
 }
 

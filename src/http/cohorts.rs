@@ -1,24 +1,36 @@
-//! `/v1/cohorts`, `/v1/cohorts/history` and `/v1/flows`: how many are in which state, now and over time, and who moved.
+//! `/v1/cohorts`, `/v1/cohorts/shards`, `/v1/cohorts/history` and `/v1/flows`: how many are in which state, now and over time, and who moved.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Extract;
+use axum::http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
+use crate::http::group;
+use crate::http::history::Sizes;
 use crate::http::problem::{Params, Problem};
+use crate::http::view::InstanceView;
 use crate::lifecycle::State;
+use crate::metrics::ShardPhase;
 use crate::time::WallTime;
 
-/// Cohort sizes of this instance, as of the last commits.
+/// Cohort sizes of the whole group, as of the last commits.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the answer holds the list under its own name")]
 pub struct Cohorts {
     /// Now, RFC 3339.
     at: String,
-    /// Which part of the user base this is.
+    /// Whether shards are missing: then every figure is too small.
+    partial: bool,
+    /// The input partitions of the shards that are missing: being restored or moved, or their instance did not answer.
+    missing: Vec<i32>,
+    /// Which instances could not be asked, and why.
+    failures: Vec<String>,
+    /// How many shards there are, and where.
     shards: ShardCount,
     /// Users with a lifecycle state.
     users: u64,
@@ -32,11 +44,13 @@ pub struct Cohorts {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShardCount {
     /// Held by this instance.
-    here: usize,
+    pub(super) here: usize,
     /// Of those, restored and consuming.
-    running: usize,
+    pub(super) running: usize,
+    /// Counted here, wherever they are.
+    pub(super) counted: usize,
     /// Partitions of the input topic; null until that is known.
-    of: Option<usize>,
+    pub(super) of: Option<usize>,
 }
 
 /// The size of one cohort.
@@ -48,6 +62,26 @@ pub struct Cohort {
     activated: bool,
     /// How many.
     users: u64,
+}
+
+/// Cohort sizes of one instance's shards: what instances tell each other.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct InstanceCohorts {
+    /// Whose shards these are.
+    instance_id: String,
+    /// Those that are restored and consuming.
+    shards: Vec<ShardCohorts>,
+}
+
+/// Cohort sizes of one shard.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ShardCohorts {
+    /// The input partition.
+    partition: i32,
+    /// By state (`active`, `at_risk`, `lapsed`, `churned`), then never activated and activated.
+    users: [[u64; 2]; 4],
+    /// Users known by their properties alone.
+    not_entered: u64,
 }
 
 /// A span of time that ends now.
@@ -110,14 +144,41 @@ pub struct FlowCount {
     users: u64,
 }
 
-/// Cohort sizes now, by state and activation.
+/// Cohort sizes of the whole group now, by state and activation.
 #[utoipa::path(get, path = "/v1/cohorts", tag = "cohorts", responses(
-    (status = 200, description = "The sizes", body = Cohorts),
+    (status = 200, description = "The sizes; `partial` says whether shards are missing", body = Cohorts),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn now(Extract(api): Extract<Arc<Api>>) -> Json<Cohorts> {
+pub async fn now(Extract(api): Extract<Arc<Api>>, headers: HeaderMap) -> Json<Cohorts> {
     let view = api.view();
-    let sizes = view.sizes();
+    let own = parts(&view);
+    let mut failures = Vec::new();
+    let mut found: Vec<(i32, ShardCohorts)> = own.into_iter().map(|part| (part.partition, part)).collect();
+    // Nobody need be asked when every shard is here.
+    if view.partitions.is_some_and(|of| found.len() < of) {
+        let replies = api.peers.ask(&view.instance_id, (Method::GET, "/v1/cohorts/shards"), &headers, |_| false).await;
+        failures = replies.failures;
+        for reply in replies.replies {
+            let (status, _, body) = reply.answer;
+            match serde_json::from_slice::<InstanceCohorts>(&body) {
+                Ok(part) if status == StatusCode::OK && part.instance_id == reply.instance_id => {
+                    found.extend(part.shards.into_iter().map(|part| (part.partition, part)));
+                }
+                Ok(part) if status == StatusCode::OK => failures.push(format!(
+                    "at the address of {} is {}: look at http.advertised",
+                    reply.instance_id, part.instance_id
+                )),
+                _ => failures.push(format!("{} answered with {status}", reply.instance_id)),
+            }
+        }
+    }
+    let found = group::one_of_each(found);
+    let mut sizes = Sizes::default();
+    for part in found.values() {
+        sizes.add(&Sizes(part.users));
+    }
+    let covered: BTreeSet<i32> = found.keys().copied().collect();
+    let missing = view.partitions.map_or_else(Vec::new, |of| group::missing(&covered, of));
     let cohorts: Vec<_> = State::ALL
         .into_iter()
         .flat_map(|state| [true, false].map(|activated| (state, activated)))
@@ -125,11 +186,41 @@ pub async fn now(Extract(api): Extract<Arc<Api>>) -> Json<Cohorts> {
         .collect();
     Json(Cohorts {
         at: api.clock.now().to_string(),
-        shards: ShardCount { here: view.shards.len(), running: view.running(), of: view.partitions },
+        partial: view.partitions.is_none() || !missing.is_empty(),
+        missing,
+        failures,
+        shards: ShardCount {
+            here: view.shards.len(),
+            running: view.running(),
+            counted: found.len(),
+            of: view.partitions,
+        },
         users: cohorts.iter().map(|cohort| cohort.users).sum(),
-        not_entered: view.not_entered(),
+        not_entered: found.values().map(|part| part.not_entered).sum(),
         cohorts,
     })
+}
+
+/// Cohort sizes of this instance's shards: what instances tell each other.
+#[utoipa::path(get, path = "/v1/cohorts/shards", tag = "cohorts", responses(
+    (status = 200, description = "The sizes, by shard", body = InstanceCohorts),
+    (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
+))]
+pub async fn shards(Extract(api): Extract<Arc<Api>>) -> Json<InstanceCohorts> {
+    let view = api.view();
+    let shards = parts(&view);
+    Json(InstanceCohorts { instance_id: view.instance_id, shards })
+}
+
+/// Those that are restored: of the others nothing is known.
+fn parts(view: &InstanceView) -> Vec<ShardCohorts> {
+    let running = view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running);
+    let parts = running.map(|shard| ShardCohorts {
+        partition: shard.reading.partition,
+        users: shard.sizes().0,
+        not_entered: shard.not_entered(),
+    });
+    parts.collect()
 }
 
 /// Cohort sizes over time.

@@ -90,6 +90,12 @@ impl Sizes {
     pub const fn of(&self, state: State, activated: bool) -> u64 {
         self.0[state as usize][activated as usize]
     }
+
+    /// Adds other users.
+    pub fn add(&mut self, other: &Self) {
+        let sums = self.0.iter_mut().flatten().zip(other.0.iter().flatten());
+        sums.for_each(|(sum, more)| *sum += more);
+    }
 }
 
 impl Thin for Sizes {

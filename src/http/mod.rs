@@ -1,15 +1,17 @@
 //! The HTTP edge: metrics, health, the read API, deletion requests and the console (SPEC section 6; issue 2, "HTTP").
 //!
 //! It reads what the workers have committed (status, database, feed) and never asks a worker anything, so nobody who
-//! looks can slow one down. It changes nothing itself: a deletion becomes a record of the input topic. Every answer is
-//! bounded in size, time and number at once; errors are problem details ([`problem`]).
+//! looks can slow one down. For shards that are elsewhere it asks the group's other instances ([`group`]). It changes
+//! nothing itself: a deletion becomes a record of the input topic. Every answer is bounded in size, time and number at
+//! once; errors are problem details ([`problem`]).
 //!
-//! A server on a loopback address answers only to its own names ([`host`]). `/healthz`, `/readyz`, the page itself and its description `/openapi.json` are open; everything else asks for the
-//! token where one is configured.
+//! A server on a loopback address answers only to its own names ([`host`]). `/healthz`, `/readyz`, the page itself and its
+//! description `/openapi.json` are open; everything else asks for the token where one is configured.
 
 pub mod auth;
 pub mod cohorts;
 pub mod console;
+pub mod group;
 pub mod health;
 pub mod history;
 pub mod host;
@@ -22,6 +24,7 @@ pub mod shards;
 mod tests;
 pub mod users;
 pub mod view;
+pub mod win_back;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +42,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::clock::Clock;
 use crate::http::auth::Guard;
+use crate::http::group::{Directory, Peers};
 use crate::http::history::History;
 use crate::http::host::Names;
 use crate::http::live::Live;
@@ -79,9 +83,11 @@ pub struct Parts {
     pub rules: Arc<Rules>,
     /// Writes deletion requests.
     pub deletions: Arc<dyn Deletions>,
+    /// Who else is in the group.
+    pub directory: Arc<dyn Directory>,
     /// `http.token`; `None` is open.
     pub token: Option<String>,
-    /// `http.advertised`.
+    /// Where other instances and people reach this one; `None` if nothing is known that they could use.
     pub advertised: Option<String>,
 }
 
@@ -93,6 +99,7 @@ pub struct Api {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) deletions: Arc<dyn Deletions>,
+    pub(crate) peers: Peers,
     pub(crate) advertised: Option<String>,
     pub(crate) history: History,
     pub(crate) live: Live,
@@ -110,7 +117,7 @@ impl Api {
     /// `listen` is the address that the server is bound to; `stop` ends open streams and [`Api::observe`].
     #[must_use]
     pub fn new(parts: Parts, listen: SocketAddr, stop: CancellationToken) -> Arc<Self> {
-        let Parts { metrics, status, database, feed, clock, rules, deletions, token, advertised } = parts;
+        let Parts { metrics, status, database, feed, clock, rules, deletions, directory, token, advertised } = parts;
         let names = Names::of(listen, advertised.as_deref());
         let first_step = Span::from_millis(i64::try_from(SAMPLE_EVERY.as_millis()).unwrap_or(i64::MAX));
         let history = History::new(clock.now(), first_step, metrics.flows());
@@ -121,6 +128,7 @@ impl Api {
             clock,
             rules,
             deletions,
+            peers: Peers::new(directory),
             advertised,
             history,
             live: Live::default(),
@@ -165,6 +173,14 @@ impl Api {
         let sizes = view.sizes();
         self.metrics.show_cohorts(|state, activated| sizes.of(state, activated), view.not_entered());
         self.metrics.observe_shards(view.shards.iter().map(|shard| &shard.reading));
+        match win_back::Counted::read(self) {
+            Ok(counted) => {
+                let names = self.rules.segments.iter().map(|draft| &*draft.name);
+                self.metrics
+                    .observe_segments(names.map(|name| (name, counted.aggregates.size(name), counted.arms(name).1)));
+            }
+            Err(error) => tracing::error!(%error, "what was counted could not be read for the metrics"),
+        }
         let rocks = self.database.sizes();
         let memory =
             [("block_cache", rocks.cache), ("memtables", rocks.memtables), ("table_readers", rocks.table_readers)];
@@ -181,9 +197,12 @@ pub fn router(api: Arc<Api>) -> Router {
     let answers = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/cohorts", get(cohorts::now))
+        .route("/v1/cohorts/shards", get(cohorts::shards))
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
         .route("/v1/shards", get(shards::list))
+        .route("/v1/segments", get(win_back::segments))
+        .route("/v1/win-back", get(win_back::returns))
         .route("/v1/users/{id}", get(users::show).delete(users::delete))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api.answers), bounded));
     let asked = answers

@@ -26,11 +26,14 @@ pub struct Problem {
     pub status: u16,
     /// This occurrence, and what to do.
     pub detail: String,
+    /// Input partitions whose shards could not be asked; only where that is the problem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<i32>,
 }
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, title, status: status.as_u16(), detail: detail.into() }
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), missing: Vec::new() }
     }
 
     /// 400: the query or the path does not say what it must.
@@ -57,7 +60,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "/problems/no-route", "No such route", detail)
     }
 
-    /// 404: every shard is here, and none knows the user.
+    /// 404: every shard was asked, and none knows the user.
     pub fn unknown_user(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "/problems/unknown-user", "Unknown user", detail)
     }
@@ -104,6 +107,13 @@ impl Problem {
     /// 500: our fault, or the disk's.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "/problems/internal", "Internal error", detail)
+    }
+
+    /// 503: nobody who answered knows the user, and not everybody answered.
+    pub fn partial(detail: impl Into<String>, missing: Vec<i32>) -> Self {
+        let problem =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "/problems/partial", "Some shards could not be asked", detail);
+        Self { missing, ..problem }
     }
 
     /// 503: not now.

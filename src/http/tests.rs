@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use crate::clock::Clock;
 use crate::event::{Decoder, Event, EventRules, Roles};
+use crate::http::group::{Directory, DirectoryError, Member};
 use crate::http::users::{DeletionError, Deletions};
 use crate::http::{Api, Parts, router};
 use crate::kafka::feed::TransitionFeed;
@@ -24,12 +25,14 @@ use crate::kafka::status::{Phase, ShardStatus, Status};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
-use crate::shard::ShardRecord;
+use crate::segment::Draft;
 use crate::shard::cohort::Cohorts;
 use crate::shard::effect::{Counts, Headers, Output, Topic};
+use crate::shard::{Aggregates, ShardRecord};
 use crate::store::rocks::Database;
 use crate::store::{Batch, Store as _, codec};
-use crate::time::{DAY_MS, EventTime, WallTime};
+use crate::time::{DAY_MS, EventTime, Span, WallTime};
+use crate::win_back::{Comeback, Entry};
 
 const NOW: WallTime = WallTime::from_millis(1_000 * DAY_MS);
 
@@ -56,6 +59,15 @@ impl Deletions for Written {
     }
 }
 
+/// The group as a test wants it.
+struct Group(Vec<Member>);
+
+impl Directory for Group {
+    fn members(&self) -> Pin<Box<dyn Future<Output = Result<Vec<Member>, DirectoryError>> + Send + '_>> {
+        Box::pin(std::future::ready(Ok(self.0.clone())))
+    }
+}
+
 /// An instance with two of three shards.
 struct Instance {
     router: Router,
@@ -72,10 +84,15 @@ struct Instance {
 
 impl Instance {
     fn new(token: Option<&str>) -> Self {
+        Self::among(token, "one", Vec::new())
+    }
+
+    /// One of several instances.
+    fn among(token: Option<&str>, id: &str, members: Vec<Member>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Database::open(folder.path(), 16 << 20).expect("an empty folder");
         let metrics = Arc::new(Metrics::new().expect("unique names"));
-        let status = Arc::new(Status::new("one", 1, NOW));
+        let status = Arc::new(Status::new(id, 1, NOW));
         let feed = TransitionFeed::new();
         let written = Arc::new(Written::default());
         let stop = CancellationToken::new();
@@ -85,7 +102,7 @@ impl Instance {
             decoder: Decoder::new(EventRules { track: track.clone(), ..EventRules::default() }).expect("valid"),
             time: crate::shard::watermark::TimeRules::default(),
             track,
-            segments: Vec::new(),
+            segments: vec![Draft { name: "gone".to_owned(), ..Draft::default() }],
             win_back: crate::win_back::WinBackRules::default(),
             origin: crate::rules::Origin::default(),
         };
@@ -97,6 +114,7 @@ impl Instance {
             clock: Arc::new(Still),
             rules: Arc::new(rules),
             deletions: Arc::clone(&written) as Arc<dyn Deletions>,
+            directory: Arc::new(Group(members)),
             token: token.map(str::to_owned),
             advertised: None,
         };
@@ -107,9 +125,13 @@ impl Instance {
 
     /// Shards 0 and 1 of `partitions` are here and running.
     fn running(self, partitions: i32) -> Self {
+        self.holding(&[0, 1], partitions)
+    }
+
+    fn holding(self, here: &[i32], partitions: i32) -> Self {
         self.status.set_input_partitions(partitions);
         self.status.joined(0);
-        for partition in [0, 1] {
+        for &partition in here {
             let mut shard = ShardStatus::taken_over(partition, 0);
             shard.phase = Phase::Running;
             shard.end = Some(50);
@@ -130,6 +152,7 @@ impl Instance {
             roles: Roles { activity: true, activation: true, core: true, win_back: false },
             campaign: None,
             tracked: vec![(0, "\"pro\"".into())],
+            refused: 0,
         };
         let mut user = User::default();
         let mut changes: Vec<Change> = Vec::new();
@@ -144,6 +167,29 @@ impl Instance {
         ShardRecord { properties: vec!["plan".to_owned()], ..ShardRecord::default() }.encode(&mut record);
         let batch = Batch { users: vec![(id.into(), Some(encoded))], shard: Some(record), ..Batch::default() };
         self.database.shard(partition).write(batch).expect("a healthy disk");
+        self
+    }
+
+    /// Somebody who left 90 days ago, entered `gone` then, and came back so many days ago by a campaign.
+    fn with_return(self, partition: i32, days: i64, campaign: &str) -> Self {
+        let at = |days: i64| EventTime::from_millis(NOW.as_millis() - days * DAY_MS);
+        let store = self.database.shard(partition);
+        let mut aggregates = Aggregates::load(&store).expect("a healthy disk");
+        let entry = Entry { segment: 0, at: at(90), held_out: partition == 1, returned: false };
+        aggregates.moved("gone", 1);
+        aggregates.entered("gone", &entry);
+        if days > 60 {
+            aggregates.returned_from("gone", &entry);
+        }
+        let mut comeback = Comeback::new(at(days), 3, State::Churned, at(90));
+        aggregates.returned(&comeback);
+        let before = comeback.clone();
+        comeback.record(at(days - 2), true);
+        comeback.attribute(at(days), Some(campaign), Span::ZERO).expect("the first");
+        aggregates.attributed(campaign);
+        aggregates.went_on(&before, &comeback);
+        let cells = aggregates.ledger().sealed().map(|(key, value)| (key.into(), value)).collect();
+        self.database.shard(partition).write(Batch { cells, ..Batch::default() }).expect("a healthy disk");
         self
     }
 
@@ -180,7 +226,8 @@ async fn cohorts_add_up_over_the_shards_that_are_here() {
     let (status, body) = instance.get("/v1/cohorts").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body["users"], 3);
-    assert_eq!(body["shards"], json!({"here": 2, "running": 2, "of": 3}));
+    assert_eq!(body["shards"], json!({"here": 2, "running": 2, "counted": 2, "of": 3}));
+    assert_eq!((&body["partial"], &body["missing"]), (&json!(true), &json!([2])));
     let size = |state: &str| {
         let cohorts = body["cohorts"].as_array().expect("a list").iter().filter(|cohort| cohort["state"] == state);
         cohorts.map(|cohort| cohort["users"].as_u64().expect("a number")).sum::<u64>()
@@ -191,6 +238,46 @@ async fn cohorts_add_up_over_the_shards_that_are_here() {
     assert!(metrics.contains("ebbtide_users{activated=\"true\",state=\"active\"} 2\n"), "{metrics}");
     assert!(metrics.contains("ebbtide_consumer_lag_records{partition=\"1\"} 10\n"), "{metrics}");
     assert!(metrics.contains("ebbtide_watermark_lag_seconds{partition=\"0\"} 10\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn segments_and_returns_add_up_over_the_shards_that_are_here() {
+    let instance = Instance::new(None)
+        .running(2)
+        .with_return(0, 70, "spring")
+        .with_return(0, 40, "spring")
+        .with_return(1, 40, "spring")
+        .with_return(1, 3, "autumn");
+    let (status, body) = instance.get("/v1/segments").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let gone = &body["segments"][0];
+    assert_eq!((&gone["name"], &gone["users"]), (&json!("gone"), &json!(4)));
+    assert_eq!(gone["measured"]["treated"], json!({"users": 2, "returned": 1, "rate": 0.5}));
+    assert_eq!(gone["measured"]["held_out"], json!({"users": 2, "returned": 0, "rate": 0.0}));
+    assert_eq!(gone["measured"]["lift"]["difference"], json!(0.5));
+
+    let (status, body) = instance.get("/v1/win-back?limit=2").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(body["campaigns"][0], json!({"campaign": "spring", "attributed": 3}));
+    assert_eq!((&body["total"]["returned"], &body["total"]["active"][1]), (&json!(4), &json!(4)));
+    let groups = body["groups"].as_array().expect("a list");
+    assert_eq!(groups.iter().map(|group| group["returned"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    assert_eq!((&groups[0]["away_from"], &groups[0]["complete_days"]), (&json!("churned"), &json!(30)));
+    let next = body["next"].as_str().expect("there is more");
+    let (_, body) = instance.get(&format!("/v1/win-back?limit=2&cursor={next}")).await;
+    assert_eq!((&body["groups"][0]["campaign"], &body["next"]), (&json!("autumn"), &Value::Null));
+    let (_, body) = instance.get("/v1/win-back?campaign=autumn").await;
+    assert_eq!(body["total"]["returned"], 1);
+    for wrong in ["from=yesterday", "away_from=active", "limit=0", "cursor=x"] {
+        assert_eq!(instance.get(&format!("/v1/win-back?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let response = instance.send(Request::get("/metrics").body(Body::empty()).expect("valid")).await;
+    let metrics = text(response).await;
+    assert!(metrics.contains("ebbtide_segment_users{segment=\"gone\"} 4\n"), "{metrics}");
+    assert!(
+        metrics.contains("ebbtide_segment_lift_ratio{estimate=\"difference\",segment=\"gone\"} 0.5\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -215,14 +302,85 @@ async fn who_is_not_here_is_unknown_elsewhere_or_not_yet_restored() {
     let alone = Instance::new(None).running(2);
     assert_eq!(alone.get("/v1/users/nobody").await.0, StatusCode::NOT_FOUND);
     let one_of_two = Instance::new(None).running(3);
-    let (status, body) = one_of_two.get("/v1/users/nobody").await;
+    let (status, body) = one_of_two.get("/v1/users/nobody?scope=instance").await;
     assert_eq!(status, StatusCode::MISDIRECTED_REQUEST);
     assert_eq!(body["type"], "/problems/another-instance");
+    let (status, body) = one_of_two.get("/v1/users/nobody").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((&body["type"], &body["missing"]), (&json!("/problems/partial"), &json!([2])));
+    assert_eq!(one_of_two.get("/v1/users/nobody?scope=all").await.0, StatusCode::BAD_REQUEST);
     one_of_two.status.insert(ShardStatus::taken_over(2, 0));
     assert_eq!(one_of_two.get("/v1/users/nobody").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(Instance::new(None).get("/v1/users/nobody").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(alone.get(&format!("/v1/users/{}", "x".repeat(1025))).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(alone.get("/v1/users/%FF").await.0, StatusCode::BAD_REQUEST);
+}
+
+/// Serves `instance` on a socket; the task ends with the test.
+async fn served(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+fn member(id: &str, address: Option<String>, partitions: &[i32]) -> Member {
+    Member { instance_id: id.to_owned(), address, partitions: partitions.to_vec() }
+}
+
+#[tokio::test]
+async fn any_instance_answers_for_the_group_and_passes_the_token_on() {
+    const TOKEN: Option<&str> = Some("s3cret");
+    let two = Instance::among(TOKEN, "two", Vec::new()).holding(&[2], 3).with_user(2, "a/b ü", 40);
+    let members = vec![member("one", None, &[0, 1]), member("two", Some(served(two.router.clone()).await), &[2])];
+    let one = Instance::among(TOKEN, "one", members).running(3).with_user(0, "ann", 1);
+    let ask = async |method: Method, path: &str| {
+        let request = Request::builder().method(method).uri(path).header("authorization", "Bearer s3cret");
+        let response = one.send(request.body(Body::empty()).expect("valid")).await;
+        (response.status(), serde_json::from_str::<Value>(&text(response).await).expect("JSON"))
+    };
+    let (status, user) = ask(Method::GET, "/v1/users/a%2Fb%20%C3%BC").await;
+    assert_eq!((status, &user["user_id"], &user["partition"]), (StatusCode::OK, &json!("a/b ü"), &json!(2)), "{user}");
+    assert_eq!(ask(Method::GET, "/v1/users/ann").await.0, StatusCode::OK);
+    let (status, nobody) = ask(Method::GET, "/v1/users/nobody").await;
+    assert_eq!((status, &nobody["type"]), (StatusCode::NOT_FOUND, &json!("/problems/unknown-user")), "{nobody}");
+    let (status, deleted) = ask(Method::DELETE, "/v1/users/a%2Fb%20%C3%BC").await;
+    assert_eq!((status, deleted), (StatusCode::ACCEPTED, json!({"user_id": "a/b ü", "partition": 2})));
+    assert_eq!(*two.written.0.lock().expect("no panic"), [(2, "a/b ü".to_owned())]);
+    assert_eq!(*one.written.0.lock().expect("no panic"), []);
+    let (_, cohorts) = ask(Method::GET, "/v1/cohorts").await;
+    assert_eq!((&cohorts["users"], &cohorts["partial"]), (&json!(2), &json!(false)), "{cohorts}");
+    assert_eq!(cohorts["shards"], json!({"here": 2, "running": 2, "counted": 3, "of": 3}));
+}
+
+#[tokio::test]
+async fn what_nobody_answers_for_is_missing_and_is_said() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent = format!("http://{}", silent.local_addr().expect("bound"));
+    // `three` gives the address of `four`: a mistake in `http.advertised`.
+    let four = Instance::among(None, "four", Vec::new()).holding(&[4], 6).with_user(4, "eve", 1);
+    let four = served(four.router.clone()).await;
+    let members = vec![
+        member("one", None, &[0, 1]),
+        member("two", Some(silent), &[2]),
+        member("three", Some(four.clone()), &[3]),
+        member("four", Some(four), &[4]),
+        member("five", None, &[5]),
+        member("without shards", Some("http://127.0.0.1:1".to_owned()), &[]),
+    ];
+    let one = Instance::among(None, "one", members).running(6).with_user(0, "ann", 1);
+    let (status, cohorts) = one.get("/v1/cohorts").await;
+    assert_eq!((status, &cohorts["partial"]), (StatusCode::OK, &json!(true)));
+    assert_eq!((&cohorts["missing"], &cohorts["users"]), (&json!([2, 3, 5]), &json!(2)), "{cohorts}");
+    let failures = cohorts["failures"].to_string();
+    for word in ["two at http", "at the address of three is four", "five does not tell its address"] {
+        assert!(failures.contains(word), "{word}: {failures}");
+    }
+    assert!(!failures.contains("without shards"), "{failures}");
+    assert_eq!(one.get("/v1/users/eve").await.0, StatusCode::OK, "who is found is told, whoever else is missing");
+    let (status, nobody) = one.get("/v1/users/nobody").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((&nobody["type"], &nobody["missing"]), (&json!("/problems/partial"), &json!([2, 3, 5])), "{nobody}");
 }
 
 #[tokio::test]
@@ -255,9 +413,12 @@ async fn the_token_guards_data_and_not_health_or_the_page() {
     let guarded = [
         "/metrics",
         "/v1/cohorts",
+        "/v1/cohorts/shards",
         "/v1/cohorts/history",
         "/v1/flows",
         "/v1/shards",
+        "/v1/segments",
+        "/v1/win-back",
         "/v1/users/ann",
         "/v1/transitions",
     ];
@@ -405,6 +566,7 @@ fn the_description_names_every_route() {
         "/metrics",
         "/readyz",
         "/v1/cohorts",
+        "/v1/cohorts/shards",
         "/v1/cohorts/history",
         "/v1/flows",
         "/v1/shards",

@@ -1,5 +1,9 @@
 //! `/v1/users/{id}`: one person's state, why, and what comes next; and the request to forget them.
+//!
+//! Which shard holds a user is asked, not computed: producers upstream may spread users in their own way. So whoever does
+//! not find the user here asks the group's other instances, all at the same time; a miss costs each a look into a filter.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -7,22 +11,27 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State as Extract};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::http::Api;
-use crate::http::problem::Problem;
+use crate::http::group::{self, Asked, Scope};
+use crate::http::problem::{Params, Problem};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::ShardPhase;
+use crate::person::Person;
 use crate::shard::ShardRecord;
 use crate::store::{Store as _, StoreError, codec};
 use crate::time::EventTime;
 
 /// Longest user id, in bytes (SPEC section 1).
 const USER_ID_MAX: usize = 1024;
+/// Instances that did not answer and are named in a problem.
+const FAILURES_MAX: usize = 8;
 
 /// Writes a deletion request to the input topic: a null value under the user's key (SPEC section 6).
 pub trait Deletions: Send + Sync {
@@ -72,6 +81,10 @@ pub struct UserReport {
     core_actions: u64,
     /// Names of the latest activities, newest last.
     last_events: Vec<String>,
+    /// The segments that the user is in.
+    segments: Vec<String>,
+    /// Whether the user is held out of campaigns.
+    held_out: bool,
     /// The tracked properties.
     #[schema(value_type = Object)]
     properties: serde_json::Map<String, serde_json::Value>,
@@ -106,24 +119,38 @@ pub struct DeletionReport {
 ///
 /// # Errors
 /// The id is none, nobody here knows the user, or not now.
-#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user id")),
-    responses(
+#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user id"),
+    Asked), responses(
         (status = 200, description = "The user", body = UserReport),
         (status = 400, description = "No user id", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Unknown user", body = Problem, content_type = "application/problem+json"),
-        (status = 421, description = "Another instance owns the user", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Shards are still restoring", body = Problem,
+        (status = 421, description = "With `scope=instance`: not here, and other instances have shards too",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not found, and some shards could not be asked: `missing` says which", body = Problem,
             content_type = "application/problem+json"),
     ))]
-pub async fn show(Extract(api): Extract<Arc<Api>>, UserId(id): UserId) -> Result<Json<UserReport>, Problem> {
-    let (id, Found { partition, user, places, as_of }) = find(Arc::clone(&api), id).await?;
+pub async fn show(
+    Extract(api): Extract<Arc<Api>>,
+    UserId(id): UserId,
+    Params(Asked { scope }): Params<Asked>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    match find(Arc::clone(&api), id).await? {
+        Search::Found(id, found) => Ok(Json(report(&api, id, *found)).into_response()),
+        Search::NotHere(looked) if scope == Scope::Instance => Ok(not_here(&api, &looked)),
+        Search::NotHere(looked) => elsewhere(&api, Method::GET, &uri, &headers, looked).await,
+    }
+}
+
+fn report(api: &Api, id: String, found: Found) -> UserReport {
+    let Found { partition, user, segments, places, as_of } = found;
     let policy = &api.rules.policy;
     let next = next_step(&id, &user, policy);
     let as_of = as_of.unwrap_or_else(|| api.clock.now().as_event_time());
     let life = user.life.as_ref();
-    Ok(Json(UserReport {
+    UserReport {
         partition,
         state: life.map(|life| life.state.as_str()),
         since: life.map(|life| life.since.to_string()),
@@ -138,37 +165,48 @@ pub async fn show(Extract(api): Extract<Arc<Api>>, UserId(id): UserId) -> Result
         total_events: life.map_or(0, |life| life.total_events),
         core_actions: life.map_or(0, |life| life.core_actions),
         last_events: life.map_or_else(Vec::new, |life| life.last_events.iter().map(ToString::to_string).collect()),
+        segments,
+        held_out: api.rules.win_back.holds_out(&id),
         properties: properties(&user, &places, &api.rules.track),
         p_alive: user.p_alive(as_of, policy),
         recent_transitions: api.live.of_user(&id),
         user_id: id,
-    }))
+    }
 }
 
 /// Asks for a user to be deleted: state, timers and current-state record go, and the transition says so.
 ///
 /// # Errors
 /// As [`show`]; or the request could not be written.
-#[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user id")),
-    responses(
+#[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user id"),
+    Asked), responses(
         (status = 202, description = "Written to the input topic; acted on within moments", body = DeletionReport),
         (status = 400, description = "No user id", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Unknown user", body = Problem, content_type = "application/problem+json"),
-        (status = 421, description = "Another instance owns the user", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Shards are still restoring, or Kafka does not answer", body = Problem,
+        (status = 421, description = "With `scope=instance`: not here, and other instances have shards too",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Kafka does not answer; or not found, and some shards could not be asked", body = Problem,
             content_type = "application/problem+json"),
     ))]
 pub async fn delete(
     Extract(api): Extract<Arc<Api>>,
     UserId(id): UserId,
-) -> Result<(StatusCode, Json<DeletionReport>), Problem> {
-    // The partition is where the user is, not where a hash would put them: producers upstream may hash differently.
-    let (user_id, Found { partition, .. }) = find(Arc::clone(&api), id).await?;
-    let written = api.deletions.request(partition, &user_id).await;
-    written.map_err(|error| Problem::unavailable(error.to_string()))?;
-    Ok((StatusCode::ACCEPTED, Json(DeletionReport { user_id, partition })))
+    Params(Asked { scope }): Params<Asked>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    match find(Arc::clone(&api), id).await? {
+        // The partition is where the user is, not where a hash would put them.
+        Search::Found(user_id, found) => {
+            let partition = found.partition;
+            let written = api.deletions.request(partition, &user_id).await;
+            written.map_err(|error| Problem::unavailable(error.to_string()))?;
+            Ok((StatusCode::ACCEPTED, Json(DeletionReport { user_id, partition })).into_response())
+        }
+        Search::NotHere(looked) if scope == Scope::Instance => Ok(not_here(&api, &looked)),
+        Search::NotHere(looked) => elsewhere(&api, Method::DELETE, &uri, &headers, looked).await,
+    }
 }
 
 /// The user id of the path: 1 to 1024 bytes of UTF-8, percent-decoded.
@@ -189,55 +227,113 @@ impl<S: Send + Sync> FromRequestParts<S> for UserId {
 struct Found {
     partition: i32,
     user: User,
+    /// By name.
+    segments: Vec<String>,
     /// The shard's list of properties: a user's properties are places in it.
     places: Vec<String>,
     as_of: Option<EventTime>,
 }
 
+enum Search {
+    Found(String, Box<Found>),
+    /// The partitions whose shards were looked through.
+    NotHere(BTreeSet<i32>),
+}
+
 /// Looks through every shard that is here. A filter in RocksDB makes a miss cheap, and so nothing need be assumed about
 /// how producers spread users over partitions.
-async fn find(api: Arc<Api>, id: String) -> Result<(String, Found), Problem> {
-    let found = tokio::task::spawn_blocking(move || {
-        let view = api.view();
-        for shard in view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
+async fn find(api: Arc<Api>, id: String) -> Result<Search, Problem> {
+    let search = tokio::task::spawn_blocking(move || {
+        let mut looked = BTreeSet::new();
+        for shard in api.view().shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
             let partition = shard.reading.partition;
             let store = api.database.shard(partition);
             if let Some(bytes) = store.user(&id)? {
-                let user = codec::decode_user(&bytes)?.user;
-                let places = match store.shard()?.0 {
-                    Some(record) => ShardRecord::decode(&record)?.properties,
-                    None => Vec::new(),
+                let Person { user, standing, .. } = codec::decode_user(&bytes)?;
+                let record = store.shard()?.0.map(|record| ShardRecord::decode(&record)).transpose()?;
+                let record = record.unwrap_or_default();
+                let names = record.roster.names(user.generation);
+                let segments = standing.members.iter().filter_map(|place| Some(names.get(place)?.to_string()));
+                let found = Found {
+                    partition,
+                    user,
+                    segments: segments.collect(),
+                    places: record.properties,
+                    as_of: shard.watermark,
                 };
-                return Ok((id, Ok(Found { partition, user, places, as_of: shard.watermark })));
+                return Ok(Search::Found(id, Box::new(found)));
             }
+            looked.insert(partition);
         }
-        let (here, running) = (view.shards.len(), view.running());
-        Ok((id, Err(not_found(here, running, view.partitions))))
+        Ok(Search::NotHere(looked))
     });
-    let found: Result<_, StoreError> = found.await.map_err(|_| Problem::internal("the look-up was broken off"))?;
-    match found {
-        Ok((id, found)) => found.map(|found| (id, found)),
-        Err(error) => {
-            tracing::error!(%error, "a user could not be read");
-            Err(Problem::internal("the user's state could not be read; the log says why"))
-        }
-    }
+    let search: Result<_, StoreError> = search.await.map_err(|_| Problem::internal("the look-up was broken off"))?;
+    search.map_err(|error| {
+        tracing::error!(%error, "a user could not be read");
+        Problem::internal("the user's state could not be read; the log says why")
+    })
 }
 
-fn not_found(here: usize, running: usize, of: Option<usize>) -> Problem {
-    if running < here {
-        let restoring = here - running;
-        return Problem::unavailable(format!("{restoring} of {here} shards here are not running yet: ask again"));
+/// The answer to somebody who wants this instance's shards only: what was looked through is in a header.
+fn not_here(api: &Api, looked: &BTreeSet<i32>) -> Response {
+    let view = api.view();
+    let here = view.shards.len();
+    let problem = if looked.len() < here {
+        let restoring = here - looked.len();
+        Problem::unavailable(format!("{restoring} of {here} shards here are not running yet: ask again"))
+    } else {
+        match view.partitions {
+            None => Problem::unavailable("this instance has not joined its group yet: ask again"),
+            Some(of) if here < of => Problem::elsewhere(format!(
+                "no shard here knows this user, and {} of {of} shards are on other instances: ask without scope=instance",
+                of - here
+            )),
+            Some(of) => Problem::unknown_user(format!("all {of} shards are here, and none knows this user")),
+        }
+    };
+    ([(group::PARTITIONS, group::write_partitions(looked))], problem).into_response()
+}
+
+/// Asks the group's other instances: the first that knows the user answers.
+async fn elsewhere(
+    api: &Api,
+    method: Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    mut looked: BTreeSet<i32>,
+) -> Result<Response, Problem> {
+    let view = api.view();
+    let of =
+        view.partitions.ok_or_else(|| Problem::unavailable("this instance has not joined its group yet: ask again"))?;
+    let mut failures = Vec::new();
+    if looked.len() < of {
+        let path = format!("{}?scope=instance", uri.path());
+        let replies =
+            api.peers.ask(&view.instance_id, (method, &path), headers, |reply| reply.answer.0.is_success()).await;
+        failures = replies.failures;
+        for reply in replies.replies {
+            let (status, partitions, body) = reply.answer;
+            if status.is_success() {
+                let json = HeaderValue::from_static("application/json");
+                return Ok((status, [(header::CONTENT_TYPE, json)], body).into_response());
+            }
+            if !matches!(status, StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST) {
+                failures.push(format!("{} answered with {status}", reply.instance_id));
+            }
+            looked.extend(partitions);
+        }
     }
-    match of {
-        None => Problem::unavailable("this instance has not joined its group yet: ask again"),
-        Some(of) if here < of => Problem::elsewhere(format!(
-            "no shard here knows this user, and {} of {of} shards are on other instances: ask those (/v1/shards of each \
-             instance tells what it holds)",
-            of - here
-        )),
-        Some(of) => Problem::unknown_user(format!("all {of} shards are here, and none knows this user")),
+    let missing = group::missing(&looked, of);
+    if missing.is_empty() {
+        return Err(Problem::unknown_user(format!(
+            "all {of} shards of the group were asked, and none knows this user"
+        )));
     }
+    let mut detail = format!("no shard that could be asked knows this user, and {} of {of} could not", missing.len());
+    for failure in failures.iter().take(FAILURES_MAX) {
+        let _ = write!(detail, "; {failure}");
+    }
+    Err(Problem::partial(format!("{detail}: ask again"), missing))
 }
 
 /// The user's properties by name: those that are tracked today.

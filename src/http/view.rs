@@ -59,11 +59,7 @@ impl InstanceView {
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
         for shard in &self.shards {
-            for state in State::ALL {
-                for activated in [false, true] {
-                    sizes.0[state as usize][usize::from(activated)] += shard.cohorts.size(state, activated);
-                }
-            }
+            sizes.add(&shard.sizes());
         }
         sizes
     }
@@ -98,6 +94,24 @@ impl ShardView {
             stopped,
             cohorts: shard.cohorts,
         }
+    }
+
+    /// The sizes of this shard's cohorts.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for state in State::ALL {
+            for activated in [false, true] {
+                sizes.0[state as usize][usize::from(activated)] = self.cohorts.size(state, activated);
+            }
+        }
+        sizes
+    }
+
+    /// Users of this shard who have no lifecycle state yet.
+    #[must_use]
+    pub fn not_entered(&self) -> u64 {
+        self.cohorts.without_life()
     }
 
     /// Users of this shard who have a lifecycle state.

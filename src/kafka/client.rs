@@ -49,7 +49,8 @@ const BULK_DEFAULTS: &[(&str, &str)] =
 pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
     let mut client = reader(config);
     client
-        .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
+        // Says to the rest of the group where this instance is reached: see `group`.
+        .set("client.id", super::group::client_id(&config.instance_id, worker, config.http.advertised.as_deref()))
         .set("partition.assignment.strategy", "cooperative-sticky");
     if config.kafka.static_membership {
         client.set("group.instance.id", format!("{}-{worker}", config.instance_id));
@@ -62,6 +63,7 @@ pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
 pub fn reader(config: &Config) -> ClientConfig {
     let mut client = layered(config, CONSUMER_DEFAULTS, &config.kafka.consumer);
     client
+        .set("client.id", format!("ebbtide-{}", config.instance_id))
         .set("group.id", &config.kafka.group_id)
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
@@ -77,7 +79,7 @@ pub fn reader(config: &Config) -> ClientConfig {
 #[must_use]
 pub fn looker(config: &Config) -> ClientConfig {
     let mut client = layered(config, &[], &config.kafka.consumer);
-    client.set("isolation.level", "read_uncommitted");
+    client.set("client.id", format!("ebbtide-{}", config.instance_id)).set("isolation.level", "read_uncommitted");
     client
 }
 
@@ -88,7 +90,10 @@ pub fn transactional_producer(config: &Config, worker: usize) -> ClientConfig {
     client
         .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
         .set("transactional.id", transactional_id(config, worker))
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+        // Whether a connection was lost is told in the log alone, and exactly-once rests on hearing it.
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
     client
 }
 

@@ -28,6 +28,7 @@ use crate::config::AcceptOffsets;
 use crate::shard::{Bulk, ShardError, restore_batch};
 use crate::store::rocks::{Database, RocksStore};
 use crate::store::{Batch, Store};
+use crate::time::WallTime;
 
 /// How long the broker may take to answer one question. The worker's loop stands still meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -241,16 +242,7 @@ impl Restorer {
     /// The first changelog offset that is young enough for every deletion after it to be there still; `None` if all are
     /// older.
     fn whole_from(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let young = self.clock.broker_time().as_millis() - DELETIONS_KEPT_MS / 2;
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(&self.changelog, partition, Offset::Offset(young))?;
-        let answer = self.looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
-        let element = answer.find_partition(&self.changelog, partition).ok_or(KafkaError::NoMessageReceived)?;
-        element.error()?;
-        Ok(match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
-        })
+        whole_from(&self.looker, &self.changelog, partition, self.clock.broker_time())
     }
 
     /// Whether every transaction that began before the end is decided.
@@ -440,6 +432,25 @@ impl Restore {
         self.stage = Stage::Complete;
         Ok(())
     }
+}
+
+/// See [`Restorer::whole_from`].
+pub(super) fn whole_from(
+    looker: &BaseConsumer<Listener>,
+    changelog: &str,
+    partition: i32,
+    now: WallTime,
+) -> KafkaResult<Option<i64>> {
+    let young = now.as_millis() - DELETIONS_KEPT_MS / 2;
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(changelog, partition, Offset::Offset(young))?;
+    let answer = looker.offsets_for_times(list, ANSWER_TIMEOUT)?;
+    let element = answer.find_partition(changelog, partition).ok_or(KafkaError::NoMessageReceived)?;
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+    })
 }
 
 /// The group's committed offset of one input partition and its metadata. As the consumer is a `read_committed` one, the

@@ -47,7 +47,9 @@ pub enum Unusable {
 /// `whole` is the first offset that is younger than half of the changelog's `delete.retention.ms` (`end` if there is
 /// none); the other half is for the time that the replay takes.
 /// Compaction drops older deletions without moving `start`, so a copy that ends before `whole` may hold users whose
-/// deletion can no longer be read: a disk that comes back after days would bring them back.
+/// deletion can no longer be read: a disk that comes back after days would bring them back. One offset before `whole` is
+/// near enough: a commit is followed by its marker, which is none of the records that a copy reaches past, and without
+/// that a shard that is quiet for long would be restored for a marker's sake.
 #[must_use]
 pub fn replay(local: Option<i64>, start: i64, whole: i64, end: i64) -> Replay {
     match local {
@@ -55,7 +57,9 @@ pub fn replay(local: Option<i64>, start: i64, whole: i64, end: i64) -> Replay {
         None => Replay::All { from: start, because: None },
         Some(local) if local == end => Replay::Nothing,
         Some(local) if local > end => Replay::All { from: start, because: Some(Unusable::ChangelogCut) },
-        Some(local) if local < start.max(whole) => Replay::All { from: start, because: Some(Unusable::FellBehind) },
+        Some(local) if local < start || local + 1 < whole => {
+            Replay::All { from: start, because: Some(Unusable::FellBehind) }
+        }
         Some(local) => Replay::Tail { from: local },
     }
 }
@@ -231,7 +235,10 @@ mod tests {
             (Some(6), 0, 0, 0, Replay::All { from: 0, because: Some(Unusable::ChangelogCut) }),
             (Some(2), 5, 5, 5, Replay::All { from: 5, because: Some(Unusable::FellBehind) }),
             (Some(4), 0, 4, 5, Replay::Tail { from: 4 }),
-            (Some(3), 0, 4, 5, Replay::All { from: 0, because: Some(Unusable::FellBehind) }),
+            (Some(3), 0, 4, 5, Replay::Tail { from: 3 }),
+            (Some(2), 0, 4, 5, Replay::All { from: 0, because: Some(Unusable::FellBehind) }),
+            // A quiet shard: only the marker of its last commit lies between.
+            (Some(4), 0, 5, 5, Replay::Tail { from: 4 }),
             (None, 0, 4, 5, Replay::All { from: 0, because: None }),
             (Some(5), 0, 5, 5, Replay::Nothing),
         ];

@@ -3,19 +3,29 @@
 //! The input belongs to somebody else and is never created. Missing output topics are created with settings that fit;
 //! existing ones are left alone, and what would break a promise is reported, all of it at once.
 
+mod judge;
+
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
 
+use self::judge::Found;
 use super::client::{self, Listener};
+use crate::clock::monotonic;
 use crate::config::Config;
 
 /// How long a broker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the leaders of created topics may take.
+const LEADERS_WITHIN: Duration = Duration::from_secs(15);
+/// How long to wait before they are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the headers of a dead letter add to the record that it was made from, at most.
 const DEAD_LETTER_ROOM: u64 = 64 << 10;
 /// How long a deletion stays visible in the changelog: a local copy that was away for longer must be rebuilt.
@@ -28,7 +38,7 @@ const DEAD_LETTERS_KEPT: &str = "1209600000";
 pub struct Layout {
     /// Partitions of the input topic, and so of the changelog.
     pub input_partitions: i32,
-    /// Topics that are missing and would be created, or were.
+    /// Topics that were missing and were created.
     pub created: Vec<String>,
     /// Settings that work, but that somebody should look at.
     pub warnings: Vec<String>,
@@ -38,21 +48,12 @@ pub struct Layout {
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
     /// The cluster did not answer, or refused.
-    #[error("asking {brokers} about topics failed: {source}; check `kafka.brokers`, the network and the permissions")]
+    #[error("asking {brokers} about topics failed: {reason}; check `kafka.brokers`, the network and the permissions")]
     Unreachable {
         /// The configured brokers.
         brokers: String,
         /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// The permissions do not reach.
-    #[error(
-        "Kafka refuses access to the topic {topic}; grant Read on the input, and Read, Write and DescribeConfigs on \
-         Ebbtide's own topics (docs/operations.md, \"Permissions\")"
-    )]
-    Forbidden {
-        /// The first such topic.
-        topic: String,
+        reason: KafkaError,
     },
     /// Something about the topics has to be changed by a person.
     #[error("the topics cannot be used:{}", list(.0))]
@@ -60,6 +61,12 @@ pub enum TopicsError {
     /// The thread that asks could not be started, or ended early.
     #[error("asking about topics could not be started: {0}")]
     Internal(String),
+}
+
+impl TopicsError {
+    fn unreachable(config: &Config, reason: KafkaError) -> Self {
+        Self::Unreachable { brokers: config.kafka.brokers.clone(), reason }
+    }
 }
 
 fn list(problems: &[String]) -> String {
@@ -88,95 +95,353 @@ enum Cleanup {
     NoCompaction,
 }
 
+/// What looking at a cluster has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Partitions of the input topic; `None` where it cannot be used.
+    pub input_partitions: Option<i32>,
+    /// Topics that do not exist, and may be created.
+    pub missing: Vec<String>,
+    /// What is as it should be.
+    pub notes: Vec<String>,
+    /// What works, but somebody should look at.
+    pub warnings: Vec<String>,
+    /// What has to be changed by a person.
+    pub problems: Vec<String>,
+}
+
 /// Looks at the topics and creates what is missing, if `topics.create` is on.
 ///
 /// # Errors
 /// See [`TopicsError`].
 pub fn ensure(config: &Config) -> Result<Layout, TopicsError> {
-    run(config, config.topics.create)
+    on_a_thread(async || {
+        let cluster = Cluster::connect(config)?;
+        let Inspection { input_partitions, missing, warnings, problems, .. } = cluster.inspect().await?;
+        let input_partitions = input_partitions.filter(|_| problems.is_empty()).ok_or(TopicsError::Unfit(problems))?;
+        if !missing.is_empty() {
+            let wanted = wanted(config, input_partitions, cluster.input_size().await?);
+            let missing: Vec<&Wanted<'_>> =
+                wanted.iter().filter(|topic| missing.iter().any(|name| name == topic.name)).collect();
+            cluster.create(&missing).await?;
+            cluster.await_leaders(&missing).await?;
+        }
+        Ok(Layout { input_partitions, created: missing, warnings })
+    })
 }
 
-/// Looks at the topics and changes nothing.
+/// Creates the input topic, for a demo or a first look: else it belongs to whoever writes to it. It keeps its records for
+/// ever. One that is there stays as it is.
 ///
 /// # Errors
 /// See [`TopicsError`].
-pub fn check(config: &Config) -> Result<Layout, TopicsError> {
-    run(config, false)
+pub fn create_input(config: &Config, partitions: i32) -> Result<(), TopicsError> {
+    on_a_thread(async || {
+        let cluster = Cluster::connect(config)?;
+        let input = Wanted {
+            key: "events",
+            name: &config.topics.events,
+            partitions,
+            exact_partitions: false,
+            // Generated events are of the past, and records bear their time: the usual retention would remove them within
+            // minutes of being written.
+            settings: vec![("retention.ms", "-1".to_owned())],
+            cleanup: Cleanup::NoCompaction,
+        };
+        cluster.create(&[&input]).await?;
+        cluster.await_leaders(&[&input]).await
+    })
 }
 
-/// On a thread of its own: the admin client is asynchronous, and the caller may itself be inside of a runtime.
-fn run(config: &Config, create: bool) -> Result<Layout, TopicsError> {
+/// Looks at the cluster, the group and the topics, and changes nothing.
+///
+/// # Errors
+/// [`TopicsError::Unreachable`]; what is wrong with the topics is in the inspection.
+pub fn check(config: &Config) -> Result<Inspection, TopicsError> {
+    on_a_thread(async || {
+        let cluster = Cluster::connect(config)?;
+        let mut inspection = cluster.inspect().await?;
+        if let Some(partitions) = inspection.input_partitions {
+            cluster.inspect_group(partitions, &mut inspection)?;
+        }
+        Ok(inspection)
+    })
+}
+
+/// The admin client is asynchronous, and the caller may itself be inside of a runtime.
+fn on_a_thread<T: Send>(ask: impl AsyncFnOnce() -> Result<T, TopicsError> + Send) -> Result<T, TopicsError> {
     std::thread::scope(|scope| {
         let asking = std::thread::Builder::new()
             .name("ebbtide-topics".to_owned())
             .spawn_scoped(scope, || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.map_err(|error| TopicsError::Internal(error.to_string()))?.block_on(look(config, create))
+                runtime.map_err(|error| TopicsError::Internal(error.to_string()))?.block_on(ask())
             })
             .map_err(|error| TopicsError::Internal(error.to_string()))?;
         asking.join().map_err(|_| TopicsError::Internal("it panicked".to_owned()))?
     })
 }
 
-async fn look(config: &Config, create: bool) -> Result<Layout, TopicsError> {
-    let unreachable = |source| TopicsError::Unreachable { brokers: config.kafka.brokers.clone(), source };
-    let looker: BaseConsumer<Listener> = client::looker(config).create_with_context(Listener).map_err(unreachable)?;
-    let admin: AdminClient<DefaultClientContext> = client::admin(config).create().map_err(unreachable)?;
-    let topics = &config.topics;
+/// The clients that ask.
+struct Cluster<'c> {
+    config: &'c Config,
+    /// A consumer: it never creates what it asks for.
+    looker: BaseConsumer<Listener>,
+    admin: AdminClient<DefaultClientContext>,
+}
 
-    let failed = |topic: &str| {
-        let topic = topic.to_owned();
-        move |source: KafkaError| match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicsError::Forbidden { topic },
-            _ => unreachable(source),
+/// What a question about one topic gave.
+enum Answer {
+    Missing,
+    Forbidden,
+    There(Found),
+}
+
+impl<'c> Cluster<'c> {
+    fn connect(config: &'c Config) -> Result<Self, TopicsError> {
+        let unreachable = |source| TopicsError::unreachable(config, source);
+        // A group id, for asking about the group's offsets; it joins nothing.
+        let mut looker = client::looker(config);
+        looker.set("group.id", &config.kafka.group_id);
+        Ok(Self {
+            config,
+            looker: looker.create_with_context(Listener).map_err(unreachable)?,
+            admin: client::admin(config).create().map_err(unreachable)?,
+        })
+    }
+
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, TopicsError> {
+        self.looker
+            .fetch_metadata(topic, ANSWER_TIMEOUT)
+            .map_err(|source| TopicsError::unreachable(self.config, source))
+    }
+
+    async fn inspect(&self) -> Result<Inspection, TopicsError> {
+        let topics = &self.config.topics;
+        let mut inspection = Inspection::default();
+        let brokers = self.metadata(Some(&topics.events))?.brokers().len();
+        inspection.notes.push(format!(
+            "cluster: {brokers} broker{} answer{}",
+            if brokers == 1 { "" } else { "s" },
+            if brokers == 1 { "s" } else { "" }
+        ));
+        if let Some(factor) = topics.replication_factor.filter(|factor| usize::from(*factor) > brokers) {
+            inspection.problems.push(format!(
+                "topics.replication_factor: {factor} replicas on {brokers} brokers: topics cannot be created; lower it"
+            ));
         }
-    };
-
-    let Some(input_partitions) = partitions(&looker, &topics.events, ANSWER_TIMEOUT).map_err(failed(&topics.events))?
-    else {
-        return Err(TopicsError::Unfit(vec![format!(
-            "topics.events: the input topic {} does not exist; create it, or correct its name",
-            topics.events
-        )]));
-    };
-    let mut problems = Vec::new();
-    let input_size =
-        describe(&admin, config, &topics.events).await.map_err(unreachable)?.and_then(|topic| size_limit(&topic));
-
-    let wanted = wanted(config, input_partitions, input_size);
-    let mut layout = Layout { input_partitions, created: Vec::new(), warnings: Vec::new() };
-    let mut missing = Vec::new();
-    for topic in &wanted {
-        match partitions(&looker, topic.name, ANSWER_TIMEOUT).map_err(failed(topic.name))? {
-            None => missing.push(topic),
-            Some(found) => {
-                if topic.exact_partitions && found != topic.partitions {
-                    problems.push(format!(
-                        "topics.{}: {} has {found} partitions, and the input topic has {}; they must be equal: use a new \
-                         changelog topic (and a new group id)",
-                        topic.key, topic.name, topic.partitions
-                    ));
+        let input = match self.look(&topics.events, &mut inspection).await? {
+            Answer::There(found) => found,
+            Answer::Missing => {
+                inspection.problems.push(format!(
+                    "topics.events: the input topic {} does not exist; create it, or correct its name",
+                    topics.events
+                ));
+                return Ok(inspection);
+            }
+            Answer::Forbidden => {
+                inspection.problems.push(forbidden("events", &topics.events));
+                return Ok(inspection);
+            }
+        };
+        inspection.notes.push(format!("topic {}: {}", topics.events, input.summary()));
+        judge::input(&topics.events, &input, brokers, &mut inspection);
+        let input_size = input.size_limit();
+        for topic in &wanted(self.config, input.partitions, input_size) {
+            match self.look(topic.name, &mut inspection).await? {
+                Answer::There(found) => {
+                    inspection.notes.push(format!("topic {}: {}", topic.name, found.summary()));
+                    judge::own(topic, &found, input_size, brokers, &mut inspection);
                 }
-                if let Some(settings) = describe(&admin, config, topic.name).await.map_err(unreachable)? {
-                    judge(topic, &settings, input_size, &mut problems, &mut layout.warnings);
+                Answer::Missing if topics.create => {
+                    inspection.notes.push(format!("topic {}: missing, will be created", topic.name));
+                    inspection.missing.push(topic.name.to_owned());
+                }
+                Answer::Missing => inspection.problems.push(format!(
+                    "topics.{}: {} does not exist, and topics.create is off; create it, or turn that on",
+                    topic.key, topic.name
+                )),
+                Answer::Forbidden => {
+                    inspection.problems.push(forbidden(topic.key, topic.name));
                 }
             }
         }
+        inspection.input_partitions = Some(input.partitions);
+        Ok(inspection)
     }
-    if !problems.is_empty() {
-        return Err(TopicsError::Unfit(problems));
-    }
-    layout.created = missing.iter().map(|topic| topic.name.to_owned()).collect();
-    if create && !missing.is_empty() {
-        create_all(&admin, config, &missing).await?;
-        await_leaders(&looker, &missing).map_err(unreachable)?;
-    } else if !missing.is_empty() && !config.topics.create {
-        let problem = |topic: &&Wanted<'_>| {
-            format!("topics.{}: {} does not exist, and topics.create is off", topic.key, topic.name)
+
+    /// Whether the group may be used, and how far it is behind.
+    fn inspect_group(&self, partitions: i32, inspection: &mut Inspection) -> Result<(), TopicsError> {
+        let (group, topic) = (&self.config.kafka.group_id, &self.config.topics.events);
+        let unreachable = |source| TopicsError::unreachable(self.config, source);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, partitions - 1);
+        let committed = match self.looker.committed_offsets(list, ANSWER_TIMEOUT) {
+            Ok(committed) => committed,
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                inspection
+                    .problems
+                    .push(format!("kafka.group_id: Kafka refuses access to the group {group}; grant Read on it"));
+                return Ok(());
+            }
+            Err(error) => return Err(unreachable(error)),
         };
-        return Err(TopicsError::Unfit(missing.iter().map(problem).collect()));
+        let mut unread = 0;
+        for element in committed.elements() {
+            let (start, end) =
+                self.looker.fetch_watermarks(topic, element.partition(), ANSWER_TIMEOUT).map_err(unreachable)?;
+            let next = match element.offset() {
+                Offset::Offset(offset) => offset,
+                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => start,
+            };
+            if next > end {
+                inspection.problems.push(format!(
+                    "kafka.group_id: {group} has read {topic}/{} up to {next}, and it ends at {end}: the topic was made \
+                     anew or cut; use a new group id and a new changelog topic for a new input",
+                    element.partition()
+                ));
+            }
+            unread += (end - next).max(0);
+        }
+        inspection.notes.push(format!("group {group}: {unread} offsets of {topic} to read"));
+        Ok(())
     }
-    Ok(layout)
+
+    /// One topic, as the cluster tells it.
+    async fn look(&self, topic: &str, inspection: &mut Inspection) -> Result<Answer, TopicsError> {
+        let metadata = self.metadata(Some(topic))?;
+        let found = match there(&metadata, topic) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Answer::Missing),
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                return Ok(Answer::Forbidden);
+            }
+            Err(error) => return Err(TopicsError::unreachable(self.config, error)),
+        };
+        let partitions = found.partitions();
+        let (settings, untold) = self.settings(topic).await?;
+        inspection.warnings.extend(untold);
+        Ok(Answer::There(Found {
+            partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+            replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
+            leaderless: partitions
+                .iter()
+                .filter(|partition| partition.leader() < 0)
+                .map(MetadataPartition::id)
+                .collect(),
+            settings,
+        }))
+    }
+
+    /// A topic's settings; where the cluster does not tell them, perhaps a warning instead.
+    async fn settings(&self, topic: &str) -> Result<(Option<Vec<(String, String)>>, Option<String>), TopicsError> {
+        if !self.config.topics.describe {
+            return Ok((None, None));
+        }
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+        let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
+        let resource = match answer.map(|mut resources| resources.pop()) {
+            Ok(Some(Ok(resource))) => resource,
+            Ok(Some(Err(code))) => {
+                let warning = format!("the settings of {topic} are not known ({code}): grant DescribeConfigs on it");
+                return Ok((None, Some(warning)));
+            }
+            Ok(None) | Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => return Ok((None, None)),
+            Err(source) => return Err(TopicsError::unreachable(self.config, source)),
+        };
+        let settings = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+        Ok((Some(settings.collect()), None))
+    }
+
+    async fn input_size(&self) -> Result<Option<u64>, TopicsError> {
+        let (settings, _) = self.settings(&self.config.topics.events).await?;
+        Ok(Found { settings, ..Found::default() }.size_limit())
+    }
+
+    async fn create(&self, missing: &[&Wanted<'_>]) -> Result<(), TopicsError> {
+        // -1 asks for the broker's default.
+        let replication = self.config.topics.replication_factor.map_or(-1, i32::from);
+        let new_topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .map(|topic| {
+                let new = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+                topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
+            })
+            .collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
+        let results = self
+            .admin
+            .create_topics(&new_topics, &options)
+            .await
+            .map_err(|source| TopicsError::unreachable(self.config, source))?;
+        let problems: Vec<String> = results
+            .into_iter()
+            // Another instance may have been a moment faster: then it is there.
+            .filter_map(Result::err)
+            .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists)
+            .map(|(name, code)| format!("{name} could not be created: {code}; create it, or permit it to be created"))
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(TopicsError::Unfit(problems)) }
+    }
+
+    /// A topic can be used only once each of its partitions has a leader, which every broker learns a little later.
+    async fn await_leaders(&self, topics: &[&Wanted<'_>]) -> Result<(), TopicsError> {
+        let deadline = monotonic() + LEADERS_WITHIN;
+        for topic in topics {
+            loop {
+                let metadata = self.metadata(Some(topic.name))?;
+                let ready = metadata.topics().iter().any(|found| {
+                    found.error().is_none()
+                        && !found.partitions().is_empty()
+                        && found
+                            .partitions()
+                            .iter()
+                            .all(|partition| partition.error().is_none() && partition.leader() >= 0)
+                });
+                if ready {
+                    break;
+                }
+                if monotonic() >= deadline {
+                    let source = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
+                    return Err(TopicsError::unreachable(self.config, source));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forbidden(key: &str, name: &str) -> String {
+    format!(
+        "topics.{key}: Kafka refuses access to the topic {name}; grant Read on the input, and Read, Write and \
+         DescribeConfigs on Ebbtide's own topics (docs/operations.md, \"Permissions\")"
+    )
+}
+
+/// The number of partitions, or `None` where there is no such topic. A consumer asks: it never creates what it asks for.
+pub(super) fn partitions(
+    looker: &BaseConsumer<Listener>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<i32>, KafkaError> {
+    let metadata = looker.fetch_metadata(Some(topic), timeout)?;
+    let count = |found: &MetadataTopic| i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0);
+    Ok(there(&metadata, topic)?.and_then(count))
+}
+
+/// A topic in an answer about it; `None` where it does not exist.
+fn there<'m>(metadata: &'m Metadata, topic: &str) -> Result<Option<&'m MetadataTopic>, KafkaError> {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error() {
+        None => Ok(Some(found)),
+        // A topic that was made a moment ago has no leader yet, but partitions it has.
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) if !found.partitions().is_empty() => {
+            Ok(Some(found))
+        }
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(None),
+        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+    }
 }
 
 fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<'_>; 6] {
@@ -244,135 +509,4 @@ fn wanted(config: &Config, partitions: i32, input_size: Option<u64>) -> [Wanted<
             cleanup: Cleanup::CompactOnly,
         },
     ]
-}
-
-/// What an existing topic's settings would break.
-fn judge(
-    topic: &Wanted<'_>,
-    settings: &ConfigResource,
-    input_size: Option<u64>,
-    problems: &mut Vec<String>,
-    warnings: &mut Vec<String>,
-) {
-    let (key, name) = (topic.key, topic.name);
-    let policy = settings.get("cleanup.policy").and_then(|entry| entry.value.as_deref()).unwrap_or("delete");
-    let compacts = policy.split(',').any(|part| part.trim() == "compact");
-    let deletes = policy.split(',').any(|part| part.trim() == "delete");
-    match topic.cleanup {
-        Cleanup::CompactOnly if !compacts || deletes => problems.push(format!(
-            "topics.{key}: {name} has cleanup.policy={policy}, which deletes the state of quiet users by age; set \
-             cleanup.policy=compact"
-        )),
-        Cleanup::Compact if !compacts => problems.push(format!(
-            "topics.{key}: {name} has cleanup.policy={policy}, which forgets the state of quiet users; set \
-             cleanup.policy=compact"
-        )),
-        Cleanup::NoCompaction if compacts => problems.push(format!(
-            "topics.{key}: {name} has cleanup.policy={policy}, which removes all but the last record of a user; set \
-             cleanup.policy=delete"
-        )),
-        Cleanup::CompactOnly | Cleanup::Compact | Cleanup::NoCompaction => {}
-    }
-    if key == "dead_letters"
-        && let (Some(input), Some(own)) = (input_size, size_limit(settings))
-        && own < input + DEAD_LETTER_ROOM
-    {
-        warnings.push(format!(
-            "topics.{key}: {name} takes records of {own} bytes and the input of {input}; a dead letter has a few headers \
-             more than the record it was made from, so set max.message.bytes={}",
-            input + DEAD_LETTER_ROOM
-        ));
-    }
-}
-
-fn size_limit(settings: &ConfigResource) -> Option<u64> {
-    settings.get("max.message.bytes")?.value.as_deref()?.parse().ok()
-}
-
-/// The number of partitions, or `None` where there is no such topic. A consumer asks: it never creates what it asks for.
-pub(super) fn partitions(
-    looker: &BaseConsumer<Listener>,
-    topic: &str,
-    timeout: Duration,
-) -> Result<Option<i32>, KafkaError> {
-    let metadata = looker.fetch_metadata(Some(topic), timeout)?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
-    match found.error() {
-        None => Ok(i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)),
-        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(None),
-        // A topic that was made a moment ago has no leader yet, but partitions it has.
-        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) if !found.partitions().is_empty() => {
-            Ok(i32::try_from(found.partitions().len()).ok())
-        }
-        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-    }
-}
-
-/// A topic's settings; `None` where the cluster does not tell them (no permission, or no such request).
-async fn describe(
-    admin: &AdminClient<DefaultClientContext>,
-    config: &Config,
-    topic: &str,
-) -> Result<Option<ConfigResource>, KafkaError> {
-    if !config.topics.describe {
-        return Ok(None);
-    }
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-    match admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await {
-        Ok(mut resources) => Ok(resources.pop().and_then(Result::ok)),
-        Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-async fn create_all(
-    admin: &AdminClient<DefaultClientContext>,
-    config: &Config,
-    missing: &[&Wanted<'_>],
-) -> Result<(), TopicsError> {
-    // -1 asks for the broker's default.
-    let replication = config.topics.replication_factor.map_or(-1, i32::from);
-    let new_topics: Vec<NewTopic<'_>> = missing
-        .iter()
-        .map(|topic| {
-            let new = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
-            topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
-        })
-        .collect();
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-    let results = admin
-        .create_topics(&new_topics, &options)
-        .await
-        .map_err(|source| TopicsError::Unreachable { brokers: config.kafka.brokers.clone(), source })?;
-    let problems: Vec<String> = results
-        .into_iter()
-        // Another instance may have been a moment faster: then it is there.
-        .filter_map(Result::err)
-        .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists)
-        .map(|(name, code)| format!("{name} could not be created: {code}; create it, or permit it to be created"))
-        .collect();
-    if problems.is_empty() { Ok(()) } else { Err(TopicsError::Unfit(problems)) }
-}
-
-/// A topic can be used only once each of its partitions has a leader.
-fn await_leaders(looker: &BaseConsumer<Listener>, topics: &[&Wanted<'_>]) -> Result<(), KafkaError> {
-    const TRIES: usize = 100;
-    for topic in topics {
-        for attempt in 1..=TRIES {
-            let metadata = looker.fetch_metadata(Some(topic.name), ANSWER_TIMEOUT)?;
-            let ready = metadata.topics().iter().any(|found| {
-                found.error().is_none()
-                    && !found.partitions().is_empty()
-                    && found.partitions().iter().all(|partition| partition.error().is_none() && partition.leader() >= 0)
-            });
-            if ready {
-                break;
-            }
-            if attempt == TRIES {
-                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-    Ok(())
 }

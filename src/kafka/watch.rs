@@ -49,12 +49,14 @@ impl<'c> Watch<'c> {
             return Ok(());
         }
         self.looked_at = monotonic();
-        let TopicsConfig { events, transitions, states, dead_letters, changelog, .. } = self.topics;
+        let TopicsConfig { events, transitions, states, segments, outcomes, dead_letters, changelog, .. } = self.topics;
         let mut problems = Vec::new();
         for (key, topic) in [
             ("events", events),
             ("transitions", transitions),
             ("states", states),
+            ("segments", segments),
+            ("outcomes", outcomes),
             ("dead_letters", dead_letters),
             ("changelog", changelog),
         ] {

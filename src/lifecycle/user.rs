@@ -101,17 +101,20 @@ impl User {
         Fate::Stays
     }
 
-    /// Applies one event (SPEC sections 1 and 2): drops a duplicate, lets time pass up to an activity, updates the
-    /// tracked properties, and counts the activity.
+    /// Applies one event (SPEC sections 1 and 2): drops a duplicate, lets time pass up to the event, updates the tracked
+    /// properties, and counts the activity.
     ///
-    /// When time forgets the user on the way, the activity begins a new user, as it would had the timer fired first.
+    /// Time passes for an event that is no activity too: what was due before it shows the properties of before it,
+    /// whether or not another user's event has moved the shard's watermark so far already.
+    ///
+    /// When time forgets the user on the way, the event begins a new user, as it would had the timer fired first.
     pub fn record(&mut self, event: &Event<'_>, policy: &Policy, sink: &mut impl Sink) -> Outcome {
         let id = event.id.as_deref().map(id_hash);
         if self.has_seen(id) {
             return Outcome::Duplicate;
         }
         let late = self.life.as_ref().is_some_and(|life| event.time < life.last_active.max(life.since));
-        if event.roles.activity && !late {
+        if !late {
             // A user forgotten here is empty now, which is just what a user unknown to us would be.
             let (Fate::Stays | Fate::Gone) = self.advance(&event.user_id, event.time, policy, sink);
         }

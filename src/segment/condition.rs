@@ -120,6 +120,12 @@ impl Condition {
         self.variables.contains(variable)
     }
 
+    /// Whether it reads nothing but the user's id, state, activation and properties.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        self.variables.iter().all(|variable| ["user_id", "state", "activated", PROPERTIES].contains(&variable.as_str()))
+    }
+
     /// The properties that it names.
     pub fn properties(&self) -> impl Iterator<Item = &str> {
         self.properties.iter().map(String::as_str)

@@ -116,6 +116,7 @@ impl Definition {
         Gate {
             standing: states.iter().fold(0, |mask, state| mask | halves << (2 * *state as u8)),
             has_when: self.when.is_some(),
+            when_is_steady: self.when.as_ref().is_some_and(Condition::is_steady),
             has_idle: idle_from.is_some() || idle_to.is_some(),
             core_min: core_min.unwrap_or(0),
             core_max: core_max.unwrap_or(u64::MAX),

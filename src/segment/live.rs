@@ -4,7 +4,7 @@
 //! deadline, each idle bound, and after each event. Where several fall on one instant the user is judged once, after all
 //! of them.
 
-use super::{Members, Roster, Segments, Verdict};
+use super::{Known, Members, Roster, Segments, Verdict};
 use crate::event::Event;
 use crate::lifecycle::user::{Fate, Outcome};
 use crate::lifecycle::{Policy, Sink, User};
@@ -75,6 +75,13 @@ pub trait SegmentSink: Sink {
     fn settled(&mut self, user_id: &str, user: &User, standing: &Standing);
 }
 
+/// When and why a user is judged, and what is known from before.
+struct Moment {
+    at: EventTime,
+    cause: Cause,
+    known: Option<Known>,
+}
+
 /// The rules that move a user.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'a> {
@@ -101,12 +108,12 @@ impl Live<'_> {
                 return Fate::Gone;
             }
             let cause = if user.seq == seq { Cause::Time } else { Cause::Transition(user.seq) };
-            self.settle(user_id, user, standing, at, cause, sink);
+            self.settle(user_id, user, standing, Moment { at, cause, known: None }, sink);
         }
         Fate::Stays
     }
 
-    /// Applies one event: lets time pass up to an activity, records it, and judges the user by what it changed.
+    /// Applies one event: lets time pass up to it, records it, and judges the user by what it changed.
     pub fn record(
         &self,
         event: &Event<'_>,
@@ -119,11 +126,12 @@ impl Live<'_> {
             return Outcome::Duplicate;
         }
         let known = user.life.as_ref().map(|life| life.last_active.max(life.since));
-        if event.roles.activity && known.is_none_or(|known| event.time >= known) {
+        if known.is_none_or(|known| event.time >= known) {
             // A user who is forgotten on the way begins anew with this event.
             let (Fate::Stays | Fate::Gone) = self.advance(&event.user_id, user, standing, event.time, sink);
         }
         let seq = user.seq;
+        let known = if event.tracked.is_empty() { Segments::known(user, standing) } else { None };
         let outcome = user.record(event, self.policy, sink);
         let cause = match outcome {
             Outcome::Duplicate => return outcome,
@@ -133,7 +141,7 @@ impl Live<'_> {
         };
         // What sets no property and is no activity changes nothing that is judged.
         if outcome != Outcome::PropertiesOnly || !event.tracked.is_empty() {
-            self.settle(&event.user_id, user, standing, event.time, cause, sink);
+            self.settle(&event.user_id, user, standing, Moment { at: event.time, cause, known }, sink);
         }
         outcome
     }
@@ -177,7 +185,7 @@ impl Live<'_> {
             }
         }
         standing.members = kept;
-        self.settle(user_id, user, standing, at, Cause::DefinitionChanged, sink);
+        self.settle(user_id, user, standing, Moment { at, cause: Cause::DefinitionChanged, known: None }, sink);
     }
 
     /// The earliest moment at which time alone changes the user's state, or may change a membership.
@@ -190,18 +198,10 @@ impl Live<'_> {
         }
     }
 
-    /// Judges the user as of `at`, or of the last judgement if that is later, and reports what changed.
-    fn settle(
-        &self,
-        user_id: &str,
-        user: &User,
-        standing: &mut Standing,
-        at: EventTime,
-        cause: Cause,
-        sink: &mut impl SegmentSink,
-    ) {
+    /// Judges the user as of a moment, or of the last judgement if that is later, and reports what changed.
+    fn settle(&self, user_id: &str, user: &User, standing: &mut Standing, moment: Moment, sink: &mut impl SegmentSink) {
         if !self.segments.is_empty() {
-            self.judge(user_id, user, standing, at, cause, sink);
+            self.judge(user_id, user, standing, moment, sink);
         }
         sink.settled(user_id, user, standing);
     }
@@ -211,12 +211,11 @@ impl Live<'_> {
         user_id: &str,
         user: &User,
         standing: &mut Standing,
-        at: EventTime,
-        cause: Cause,
+        Moment { at, cause, known }: Moment,
         sink: &mut impl SegmentSink,
     ) {
         standing.as_of = standing.as_of.max(at);
-        let Verdict { members, failed } = self.segments.judge(user_id, user, standing.as_of, self.policy);
+        let Verdict { members, failed } = self.segments.judge_again(user_id, user, standing.as_of, self.policy, known);
         if !failed.is_empty() {
             sink.failed(failed);
         }

@@ -8,8 +8,8 @@
 //! a lifecycle state is in no segment: nobody can be won back who never was there.
 //!
 //! Cost: what decides for most users (state, activated, core actions, idle time) is a few comparisons a segment; the free
-//! condition is evaluated only when all of those hold, and its commonest form without an interpreter (see
-//! [`condition`]).
+//! condition is evaluated only when all of those hold, not again while nothing that it reads has changed ([`Known`]), and
+//! its commonest form without an interpreter (see [`condition`]).
 
 pub mod condition;
 pub mod definition;
@@ -55,12 +55,23 @@ struct Gate {
     /// Bit `2 * state + activated`.
     standing: u8,
     has_when: bool,
+    /// Whether `when` reads nothing that an ordinary activity changes.
+    when_is_steady: bool,
     has_idle: bool,
     core_min: u64,
     core_max: u64,
     /// `idle_from <= idle < idle_to`.
     idle_from: Span,
     idle_to: Span,
+}
+
+/// What the last judgement of a user rests on: while the tracked properties stay as they are, a free condition that was
+/// evaluated then, and that reads nothing else but the state, need not be evaluated again.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    facts: Facts,
+    idle: Span,
+    members: Members,
 }
 
 /// What a gate looks at.
@@ -143,11 +154,38 @@ impl Segments {
     /// Judges the user's record as of `at`. A pure function of the record and the time.
     #[must_use]
     pub fn judge(&self, user_id: &str, user: &User, at: EventTime, policy: &Policy) -> Verdict {
+        self.judge_again(user_id, user, at, policy, None)
+    }
+
+    /// What is known of a user who was judged as of `standing.as_of`, before the record changes.
+    pub(crate) fn known(user: &User, standing: &Standing) -> Option<Known> {
+        let (life, facts) = (user.life.as_ref()?, facts(user)?);
+        Some(Known { facts, idle: standing.as_of - life.last_active, members: standing.members })
+    }
+
+    /// As [`Segments::judge`], with what is known from before a change that touched no tracked property.
+    pub(crate) fn judge_again(
+        &self,
+        user_id: &str,
+        user: &User,
+        at: EventTime,
+        policy: &Policy,
+        known: Option<Known>,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
         let (Some(life), Some(facts)) = (&user.life, facts(user)) else { return verdict };
         let idle = at - life.last_active;
         for (index, gate) in self.gates.iter().enumerate() {
-            if !gate.opens(facts) || idle < gate.idle_from || idle >= gate.idle_to {
+            if !gate.opens(facts) || !gate.takes(idle) {
+                continue;
+            }
+            if gate.when_is_steady
+                && let Some(known) = known.filter(|known| gate.opens(known.facts) && gate.takes(known.idle))
+                && known.facts.standing == facts.standing
+            {
+                if known.members.contains(index) {
+                    verdict.members.insert(index);
+                }
                 continue;
             }
             let when = if gate.has_when { self.definitions[index].when() } else { None };
@@ -188,6 +226,10 @@ impl Gate {
         self.standing & facts.standing != 0
             && self.core_min <= facts.core_actions
             && facts.core_actions <= self.core_max
+    }
+
+    fn takes(&self, idle: Span) -> bool {
+        self.idle_from <= idle && idle < self.idle_to
     }
 }
 

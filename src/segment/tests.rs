@@ -37,6 +37,7 @@ fn event(at: EventTime, tracked: &[(u16, &'static str)]) -> Event<'static> {
         roles: Roles { activity: true, activation: false, core: true, win_back: false },
         campaign: None,
         tracked: tracked.iter().map(|(index, text)| (*index, Cow::Borrowed(*text))).collect(),
+        refused: 0,
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Counts {
     records: [u64; RecordOutcome::ALL.len()],
     dead_letters: [u64; RejectReason::ALL.len()],
     transitions: [[[u64; Reason::ALL.len()]; STATES]; STATES],
+    /// Values of tracked properties that could not be kept.
+    pub refused_properties: u64,
     /// How late each timer that changed a user fired: from its deadline to wall time.
     pub timer_lateness: Vec<Span>,
     /// How long each reactivated user was away.
@@ -229,6 +231,7 @@ impl Counts {
         pairs(&mut self.records, &other.records);
         pairs(&mut self.dead_letters, &other.dead_letters);
         pairs(self.transitions.as_flattened_mut().as_flattened_mut(), other.transitions.as_flattened().as_flattened());
+        self.refused_properties += other.refused_properties;
         self.timer_lateness.extend_from_slice(&other.timer_lateness);
         self.away.extend_from_slice(&other.away);
         self.conditions_failed += other.conditions_failed;
@@ -302,10 +305,11 @@ mod tests {
         let mut counts = Counts::default();
         counts.transition(None, Some(State::Active), Reason::Activity);
         counts.record(RecordOutcome::Late);
+        counts.refused_properties = 3;
         let mut sum = counts.clone();
         sum.merge(&counts);
         assert_eq!(sum.transitions().collect::<Vec<_>>(), [(None, Some(State::Active), Reason::Activity, 2)]);
-        assert_eq!(sum.records(RecordOutcome::Late), 2);
+        assert_eq!((sum.records(RecordOutcome::Late), sum.refused_properties), (2, 6));
         sum.clear();
         assert_eq!(sum, Counts::default());
     }

@@ -521,6 +521,7 @@ impl<S: Store> Shard<S> {
         for (index, _) in &mut event.tracked {
             *index = self.places[usize::from(*index)];
         }
+        out.counts.refused_properties += u64::from(event.refused);
         let mut outcome = RecordOutcome::Counted;
         let watermark = self.record.watermark.at();
         self.turn(&event.user_id, watermark, now, out, |live, user, standing, _, emitter| {

@@ -1,8 +1,6 @@
 //! One user's turn: everything that a shard does to a user goes through here, so that what is counted and written of it
 //! does too.
 
-use std::sync::Arc;
-
 use super::output::Writer;
 use super::{Shard, ShardError};
 use crate::event::Event;
@@ -38,8 +36,8 @@ impl<S: Store> Shard<S> {
         act: impl FnOnce(&Live<'_>, &mut User, &mut Standing, bool, &mut Emitter<'_>) -> Turn,
     ) -> Result<usize, ShardError> {
         let (record, rules) = (&mut self.record, &self.rules);
-        let segments = Arc::clone(&self.segments);
-        let live = Live { policy: &rules.policy, segments: &segments };
+        let segments: &Segments = &self.segments;
+        let live = Live { policy: &rules.policy, segments };
         let entry = self.users.entry(user_id, &self.store)?;
         let before = Share::of(entry.person.as_ref());
         let mut exists = entry.person.is_some();

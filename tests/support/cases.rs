@@ -6,16 +6,19 @@ use std::fmt;
 
 use ebbtide::event::{Decoder, EventList, EventRules};
 use ebbtide::lifecycle::Policy;
+use ebbtide::lifecycle::State;
 use ebbtide::lifecycle::policy::{Declining, Survival};
 use ebbtide::rules::{Origin, Rules};
+use ebbtide::segment::Draft;
 use ebbtide::shard::watermark::TimeRules;
 use ebbtide::time::{DAY_MS, EventTime, Span};
-use ebbtide::win_back::WinBackRules;
+use ebbtide::win_back::{Holdout, WinBackRules};
 use rand::{RngExt as _, SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::model::{Input, ModelEvent};
+use super::measured::{CONDITIONS, Measuring};
+use super::model::{Input, ModelEvent, Session};
 
 const HOUR_MS: i64 = 3_600_000;
 /// 2024-01-01, where the cases begin.
@@ -35,10 +38,13 @@ pub(crate) enum Step {
     Pass(i64),
     /// A restart with another policy.
     Policy(Policy),
+    /// A restart with other segments.
+    Segments(Vec<Draft>),
 }
 
 /// What may happen in a case.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent switches")]
 pub(crate) struct Shape {
     /// Events arrive in order of time, all users together; nobody asks to be deleted, which has no time of its own.
     pub(crate) ordered: bool,
@@ -46,6 +52,8 @@ pub(crate) struct Shape {
     pub(crate) policies: bool,
     /// Time may pass without events.
     pub(crate) passes: bool,
+    /// There are segments, which may be redefined, and campaigns.
+    pub(crate) segments: bool,
 }
 
 /// A policy and a history.
@@ -55,6 +63,7 @@ pub(crate) struct Case {
     pub(crate) time: TimeRules,
     /// The configuration names no activation and no core event.
     pub(crate) default_roles: bool,
+    pub(crate) measuring: Measuring,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -71,6 +80,11 @@ impl Case {
         };
         let default_roles = rng.random_bool(0.3);
         let first_policy = policy.clone();
+        let mut segments = if shape.segments { random_segments(&mut rng) } else { Vec::new() };
+        let holdout = rng.random_bool(0.5).then(|| Holdout::new(0.5, "salt").expect("a share"));
+        let window = Span::from_millis(*[0, DAY_MS, 5 * DAY_MS].choose(&mut rng).expect("some"));
+        let rules = WinBackRules { window, holdout };
+        let measuring = Measuring { segments: segments.clone(), rules };
         let users: Vec<String> = (0..rng.random_range(1..=4))
             .map(|number| ["u", "ü-", "a b:", "\"q\\"][number].repeat(number + 1))
             .collect();
@@ -86,6 +100,10 @@ impl Case {
                 0..2 if shape.policies => {
                     policy = change_policy(&mut rng, &policy);
                     steps.push(Step::Policy(policy.clone()));
+                }
+                89..93 if shape.segments => {
+                    segments = change_segments(&mut rng, segments);
+                    steps.push(Step::Segments(segments.clone()));
                 }
                 2..7 if shape.passes => {
                     wall += rng.random_range(0..3 * DAY_MS);
@@ -107,22 +125,32 @@ impl Case {
                     }
                     ids += 1;
                     let id = rng.random_bool(0.7).then(|| format!("id-{ids}"));
-                    let event = random_event(&mut rng, user, time, id, default_roles);
+                    let mut event = random_event(&mut rng, user, time, id, default_roles);
+                    if shape.segments && rng.random_bool(0.2) {
+                        event = session(&mut rng, event, default_roles);
+                    }
                     history.push(event.clone());
                     steps.push(Step::Input(Input::Event(event), wall));
                 }
             }
         }
-        Self { policy: first_policy, time, default_roles, steps }
+        Self { policy: first_policy, time, default_roles, measuring, steps }
     }
 
     /// The same rules as Ebbtide takes them.
     pub(crate) fn rules(&self, policy: &Policy) -> Rules {
+        self.rules_with(policy, &self.measuring.segments)
+    }
+
+    /// The same, with other segments.
+    pub(crate) fn rules_with(&self, policy: &Policy, segments: &[Draft]) -> Rules {
         let list = |name: &str| EventList::of_names([name]).expect("a pattern");
         let roles = EventRules {
             ignore: list("profile"),
             activation: (!self.default_roles).then(|| list("activate*")),
             core: (!self.default_roles).then(|| list("core")),
+            win_back: Some(EventList::of_names(["session", "profile"]).expect("patterns")),
+            campaign: Some("campaign".to_owned()),
             track: TRACK.map(str::to_owned).to_vec(),
             ..EventRules::default()
         };
@@ -131,8 +159,8 @@ impl Case {
             decoder: Decoder::new(roles).expect("good rules"),
             time: self.time.clone(),
             track: TRACK.map(str::to_owned).to_vec(),
-            segments: Vec::new(),
-            win_back: WinBackRules::default(),
+            segments: segments.to_vec(),
+            win_back: self.measuring.rules.clone(),
             origin: Origin::default(),
         }
     }
@@ -142,17 +170,19 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |time: i64| EventTime::from_millis(time);
-        writeln!(f, "{:?}\n{:?}", self.policy, self.time)?;
+        writeln!(f, "{:?}\n{:?}\n{:?}", self.policy, self.time, self.measuring)?;
         for (number, step) in self.steps.iter().enumerate() {
             write!(f, "{number:3} ")?;
             match step {
                 Step::Input(Input::Event(event), wall) => {
-                    let ModelEvent { user, name, time, id, properties, .. } = event;
-                    writeln!(f, "{} {user} {name} at {} id {id:?} {}", at(*wall), at(*time), json!(properties))?;
+                    let ModelEvent { user, name, time, id, properties, win_back, .. } = event;
+                    let properties = json!(properties);
+                    writeln!(f, "{} {user} {name} at {} id {id:?} {properties} {win_back:?}", at(*wall), at(*time))?;
                 }
                 Step::Input(Input::Deletion { user }, wall) => writeln!(f, "{} delete {user}", at(*wall))?,
                 Step::Pass(wall) => writeln!(f, "{} passes", at(*wall))?,
                 Step::Policy(policy) => writeln!(f, "{policy:?}")?,
+                Step::Segments(segments) => writeln!(f, "{segments:?}")?,
             }
         }
         Ok(())
@@ -173,8 +203,12 @@ pub(crate) fn native(event: &ModelEvent) -> Vec<u8> {
     if let Some(id) = &event.id {
         record["id"] = json!(id);
     }
-    if !event.properties.is_empty() {
-        record["properties"] = json!(event.properties);
+    let mut properties = json!(event.properties);
+    if let Some(campaign) = event.win_back.as_ref().and_then(|session| session.campaign.as_ref()) {
+        properties["campaign"] = json!(campaign);
+    }
+    if properties != json!({}) {
+        record["properties"] = properties;
     }
     serde_json::to_vec(&record).expect("JSON")
 }
@@ -203,8 +237,64 @@ fn random_event(rng: &mut ChaCha8Rng, user: String, time: i64, id: Option<String
         activity,
         activation: activity && (default_roles || name.starts_with("activate")),
         core: activity && (default_roles || name == "core"),
+        win_back: (name == "profile").then(Session::default),
         properties,
     }
+}
+
+/// The same event as a session that a campaign brought.
+fn session(rng: &mut ChaCha8Rng, event: ModelEvent, default_roles: bool) -> ModelEvent {
+    let campaign = rng.random_bool(0.7).then(|| (*["spring", "autumn"].choose(rng).expect("some")).to_owned());
+    ModelEvent {
+        name: "session".to_owned(),
+        activity: true,
+        activation: default_roles,
+        core: default_roles,
+        win_back: Some(Session { campaign }),
+        ..event
+    }
+}
+
+fn random_segments(rng: &mut ChaCha8Rng) -> Vec<Draft> {
+    let count = rng.random_range(0..6);
+    (0..count).map(|number| random_segment(rng, format!("s{number}"))).collect()
+}
+
+fn random_segment(rng: &mut ChaCha8Rng, name: String) -> Draft {
+    let states = State::ALL.into_iter().filter(|_| rng.random_bool(0.4)).collect();
+    let idle_from = rng.random_bool(0.4).then(|| rng.random_range(0..40 * 24) * HOUR_MS);
+    let length = rng.random_range(1..30 * 24) * HOUR_MS;
+    let idle_to = rng.random_bool(0.4).then(|| idle_from.unwrap_or(0) + length);
+    Draft {
+        name,
+        states,
+        activated: rng.random_bool(0.3).then(|| rng.random_bool(0.5)),
+        core_min: rng.random_bool(0.2).then(|| rng.random_range(0..4)),
+        core_max: rng.random_bool(0.2).then(|| rng.random_range(4..9)),
+        idle_from: idle_from.map(Span::from_millis),
+        idle_to: idle_to.map(Span::from_millis),
+        when: rng.random_bool(0.3).then(|| (*CONDITIONS.choose(rng).expect("some")).to_owned()),
+    }
+}
+
+/// Some are gone, some are changed, one is new, and the order is another.
+fn change_segments(rng: &mut ChaCha8Rng, old: Vec<Draft>) -> Vec<Draft> {
+    let mut new: Vec<Draft> = Vec::new();
+    for draft in old {
+        match rng.random_range(0..4) {
+            0 => {}
+            1 => new.push(random_segment(rng, draft.name)),
+            _ => new.push(draft),
+        }
+    }
+    let name = format!("s{}", rng.random_range(0..6));
+    if new.iter().all(|draft| draft.name != name) {
+        new.push(random_segment(rng, name));
+    }
+    if !new.is_empty() && rng.random_bool(0.5) {
+        new.rotate_left(1);
+    }
+    new
 }
 
 /// Mostly a random step ahead; sometimes exactly where something happens, or a millisecond beside it.

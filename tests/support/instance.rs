@@ -1,6 +1,5 @@
 //! The real program, run as an operator would run it, and hurt as machines hurt it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -21,6 +20,7 @@ pub(crate) struct Deployment {
     /// Prefix of all topics, and the group.
     pub(crate) name: String,
     pub(crate) brokers: String,
+    pub(crate) commit_interval: Duration,
     /// More of the configuration file: whole tables.
     pub(crate) settings: String,
 }
@@ -58,7 +58,12 @@ impl Drop for Generator {
 
 impl Deployment {
     pub(crate) fn new(broker: &Broker, name: &str, settings: &str) -> Self {
-        Self { name: name.to_owned(), brokers: broker.address().to_owned(), settings: settings.to_owned() }
+        Self {
+            name: name.to_owned(),
+            brokers: broker.address().to_owned(),
+            commit_interval: Duration::from_millis(100),
+            settings: settings.to_owned(),
+        }
     }
 
     pub(crate) fn events(&self) -> String {
@@ -71,6 +76,14 @@ impl Deployment {
 
     pub(crate) fn states(&self) -> String {
         format!("{}.states", self.name)
+    }
+
+    pub(crate) fn segments(&self) -> String {
+        format!("{}.segments", self.name)
+    }
+
+    pub(crate) fn outcomes(&self) -> String {
+        format!("{}.outcomes", self.name)
     }
 
     pub(crate) fn dead_letters(&self) -> String {
@@ -97,39 +110,13 @@ impl Deployment {
 
 impl Instance {
     fn write_configuration(&self) {
-        let Deployment { name, brokers, settings } = &self.deployment;
-        let mut text = String::new();
-        let state = self.state_folder();
-        write!(
-            text,
-            r#"instance_id = "{id}"
-workers = 2
-
-[kafka]
-brokers = "{brokers}"
-group_id = "{name}"
-
-[topics]
-events = "{name}.events"
-transitions = "{name}.transitions"
-states = "{name}.states"
-dead_letters = "{name}.dead-letters"
-changelog = "{name}.changelog"
-
-[state]
-dir = "{state}"
-memory = "64MiB"
-
-[http]
-listen = "{http}"
-
-{settings}
-"#,
-            id = self.id,
-            state = state.display(),
-            http = self.http,
-        )
-        .expect("text");
+        let Deployment { name, brokers, commit_interval, settings } = &self.deployment;
+        let commit = commit_interval.as_millis();
+        let tables = tables(name, brokers, &self.state_folder(), "64MiB", &self.http);
+        let text = format!(
+            "instance_id = \"{}\"\nworkers = 2\ncommit_interval = \"{commit}ms\"\n{tables}\n{settings}\n",
+            self.id
+        );
         fs::write(self.configuration(), text).expect("a configuration file");
     }
 
@@ -265,6 +252,20 @@ listen = "{http}"
         assert!(status.success(), "{} stopped with {status}; {}", self.id, self.tail());
     }
 
+    /// SIGTERM while anything may be broken around it: it may end as it stands, but it has to end.
+    pub(crate) fn leave(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(SHUTDOWN_MAX)
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
@@ -310,7 +311,12 @@ listen = "{http}"
 
     /// Status and body, without waiting; `None` when nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(&self.http, path)
+        self.ask("GET", path)
+    }
+
+    /// The same with any method.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        ask(&self.http, method, path)
     }
 
     /// The sum of a metric over its labels; `None` when it is not there (yet).
@@ -327,11 +333,43 @@ listen = "{http}"
     }
 }
 
+/// The tables of a configuration that depend on where things are; all topics and the group bear `name`.
+pub(crate) fn tables(name: &str, brokers: &str, state: &Path, memory: &str, http: &str) -> String {
+    format!(
+        r#"
+[kafka]
+brokers = "{brokers}"
+group_id = "{name}"
+
+[topics]
+events = "{name}.events"
+transitions = "{name}.transitions"
+states = "{name}.states"
+segments = "{name}.segments"
+outcomes = "{name}.outcomes"
+dead_letters = "{name}.dead-letters"
+changelog = "{name}.changelog"
+
+[state]
+dir = "{}"
+memory = "{memory}"
+
+[http]
+listen = "{http}"
+"#,
+        state.display()
+    )
+}
+
 /// Status and body of a page; `None` when nobody answers at `address`.
 pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, "GET", path)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

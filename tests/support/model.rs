@@ -9,9 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ebbtide::lifecycle::policy::{Declining, Survival};
 use ebbtide::lifecycle::{Kind, Policy, Reason, State};
+use ebbtide::segment::Draft;
 use ebbtide::shard::watermark::TimeRules;
 use ebbtide::time::{DAY_MS, EventTime};
 use serde_json::{Map, Value, json};
+
+use super::measured::{Counted, Facts, Measuring, Membership, Seen};
 
 /// What the input says, already known to be a usable event.
 #[derive(Clone, Debug)]
@@ -23,8 +26,16 @@ pub(crate) struct ModelEvent {
     pub(crate) activity: bool,
     pub(crate) activation: bool,
     pub(crate) core: bool,
+    /// A win-back session, and the campaign that it names.
+    pub(crate) win_back: Option<Session>,
     /// The tracked properties that the event sets.
     pub(crate) properties: BTreeMap<String, Value>,
+}
+
+/// A session that a campaign brought, which names it or does not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) campaign: Option<String>,
 }
 
 /// One thing of the input, in the order of arrival.
@@ -58,6 +69,7 @@ struct ModelUser {
     properties: BTreeMap<String, Value>,
     /// All ids ever taken, newest last.
     ids: Vec<String>,
+    membership: Membership,
 }
 
 /// What time does next.
@@ -80,6 +92,8 @@ pub(crate) struct Model {
     /// The current-state record of every user who is there, without `updated_at`.
     pub(crate) states: BTreeMap<String, Value>,
     pub(crate) duplicates: u64,
+    measuring: Measuring,
+    pub(crate) facts: Facts,
 }
 
 impl Model {
@@ -93,7 +107,20 @@ impl Model {
             transitions: Vec::new(),
             states: BTreeMap::new(),
             duplicates: 0,
+            measuring: Measuring::default(),
+            facts: Facts::default(),
         }
+    }
+
+    /// The same, with segments and measurement.
+    pub(crate) fn measuring(self, measuring: Measuring) -> Self {
+        Self { measuring, ..self }
+    }
+
+    /// Everything that is counted over users, counted anew.
+    pub(crate) fn counted(&self) -> Counted {
+        let members = self.users.values().map(|user| &user.membership);
+        self.facts.count(members, self.watermark.unwrap_or(i64::MIN))
     }
 
     /// One input, received at a wall time; afterwards time stands at the watermark that it moved.
@@ -120,7 +147,7 @@ impl Model {
                     if user.seen {
                         user.properties.clear();
                         let at = user.floor().max(watermark);
-                        sink.leave(user, Kind::Deleted, Reason::Request, at);
+                        sink.leave(user, Kind::Deleted, Reason::Request, at, watermark, "deleted");
                     }
                 });
             }
@@ -151,12 +178,26 @@ impl Model {
 
     /// Another policy from here on: everybody is judged once, at the watermark.
     pub(crate) fn change_policy(&mut self, policy: Policy) {
+        let segments = self.measuring.segments.clone();
+        self.change_rules(policy, segments);
+    }
+
+    /// Another policy or other segments from here on.
+    pub(crate) fn change_rules(&mut self, policy: Policy, segments: Vec<Draft>) {
         self.catch_up();
+        let policy_changed = self.policy != policy;
+        let old = std::mem::replace(&mut self.measuring.segments, segments);
+        if !policy_changed && old == self.measuring.segments {
+            return;
+        }
         self.policy = policy;
         let Some(watermark) = self.watermark else { return };
         for user in self.users.keys().cloned().collect::<Vec<_>>() {
             self.with_user(&user, |user, sink| {
-                sink.rejudge(user, watermark);
+                if policy_changed {
+                    sink.rejudge(user, watermark);
+                }
+                sink.redefine(user, &old, watermark);
                 sink.advance(user, watermark);
             });
         }
@@ -186,6 +227,9 @@ impl Model {
             transitions: &mut self.transitions,
             states: &mut self.states,
             duplicates: &mut self.duplicates,
+            measuring: &self.measuring,
+            facts: &mut self.facts,
+            unsettled: false,
         };
         act(&mut user, &mut judge);
         if user.seen {
@@ -201,18 +245,30 @@ struct Judge<'a> {
     transitions: &'a mut Vec<Value>,
     states: &'a mut BTreeMap<String, Value>,
     duplicates: &'a mut u64,
+    measuring: &'a Measuring,
+    facts: &'a mut Facts,
+    /// Something was said of the user, and its current state was not written since.
+    unsettled: bool,
 }
 
 impl Judge<'_> {
     /// SPEC section 2, "Time only worsens".
     fn advance(&mut self, user: &mut ModelUser, to: i64) {
-        while let Some((at, next)) = user.next(self.policy) {
-            if at > to {
-                break;
-            }
-            match next {
-                Next::Worse(state, reason) => self.change(user, state, Kind::Worsened, reason, at),
-                Next::Forgotten => self.leave(user, Kind::Forgotten, Reason::Retention, at),
+        loop {
+            let next = user.next(self.policy);
+            let bound = user.seen().next_bound(&self.measuring.segments, user.membership.as_of);
+            let Some(at) = next.iter().map(|(at, _)| *at).chain(bound).min().filter(|at| *at <= to) else { break };
+            match next.filter(|(due, _)| *due == at) {
+                Some((_, Next::Worse(state, reason))) => {
+                    self.change(user, state, Kind::Worsened, reason, at);
+                    let cause = format!("{}:{}", self.id, user.seq);
+                    self.settle(user, at, &cause);
+                }
+                Some((_, Next::Forgotten)) => {
+                    let cause = format!("{}:{}", self.id, user.seq + 1);
+                    self.leave(user, Kind::Forgotten, Reason::Retention, at, at, &cause);
+                }
+                None => self.settle(user, at, "time"),
             }
         }
     }
@@ -225,16 +281,36 @@ impl Judge<'_> {
             *self.duplicates += 1;
             return;
         }
-        // An activity that is not late lets time pass first; one that is late finds it already passed.
-        if event.activity && event.time >= user.floor() {
+        // An event that is not late lets time pass first; one that is late finds it already passed.
+        if event.time >= user.floor() {
             self.advance(user, event.time);
         }
         user.seen = true;
         user.ids.extend(event.id.clone());
         user.properties.extend(event.properties.clone());
-        if !event.activity {
-            return;
+        let seq = user.seq;
+        if event.activity {
+            self.activity(user, event);
         }
+        if event.activity || !event.properties.is_empty() {
+            let cause = match (user.seq != seq, event.activity) {
+                (true, _) => format!("{}:{}", self.id, user.seq),
+                (false, true) => "activity".to_owned(),
+                (false, false) => "properties".to_owned(),
+            };
+            self.settle(user, event.time, &cause);
+        }
+        let activity = event.activity.then_some(event.core);
+        self.facts.witness(
+            (self.id, &user.membership),
+            event.time,
+            activity,
+            event.win_back.as_ref().map(|session| &session.campaign),
+            self.measuring,
+        );
+    }
+
+    fn activity(&mut self, user: &mut ModelUser, event: &ModelEvent) {
         let late = event.time < user.floor();
         let last_active_before = user.last_active();
         let state_before = user.state;
@@ -300,16 +376,49 @@ impl Judge<'_> {
             record.insert("away_from".into(), json!(from));
         }
         self.transitions.push(Value::Object(record));
+        self.unsettled = true;
+        if matches!(kind, Kind::Reactivated | Kind::Recovered) {
+            let away_from = user.state.filter(|_| kind == Kind::Reactivated);
+            self.facts.is_back(&mut user.membership, at, away_from);
+        }
         user.state = Some(to);
         user.since = at;
         user.reason = Some(reason);
-        self.states.insert(self.id.to_owned(), user.state_record(self.id, self.policy));
     }
 
-    fn leave(&mut self, user: &mut ModelUser, kind: Kind, reason: Reason, at: i64) {
+    /// All that one moment or one event brings has happened.
+    fn settle(&mut self, user: &mut ModelUser, at: i64, cause: &str) {
+        let mut membership = std::mem::take(&mut user.membership);
+        self.unsettled |= self.facts.judge((self.id, &user.seen(), &mut membership), at, cause, self.measuring);
+        user.membership = membership;
+        if std::mem::take(&mut self.unsettled) {
+            let record = user.state_record(self.id, self.policy, &self.measuring.segments);
+            self.states.insert(self.id.to_owned(), record);
+        }
+    }
+
+    /// SPEC-WINBACK section 9, "Changing, adding or removing a definition".
+    fn redefine(&mut self, user: &mut ModelUser, old: &[Draft], at: i64) {
+        self.unsettled |= self.facts.redefine(self.id, &mut user.membership, old, at, self.measuring);
+        if user.state.is_some() || !self.measuring.segments.is_empty() {
+            self.settle(user, at, "definition_changed");
+        }
+        self.unsettled = false;
+    }
+
+    /// The user is gone as of `at`; the segments are left as of `left_at`, if nothing later is known of them.
+    fn leave(&mut self, user: &mut ModelUser, kind: Kind, reason: Reason, at: i64, left_at: i64, cause: &str) {
         let record = self.begin(user, None, kind, reason, at);
         self.transitions.push(Value::Object(record));
         self.states.remove(self.id);
+        let mut membership = std::mem::take(&mut user.membership);
+        let left_at = left_at.max(membership.as_of);
+        for draft in &self.measuring.segments {
+            if membership.members.contains(&draft.name) {
+                self.facts.leave(self.id, &mut membership, &draft.name, left_at, cause, self.measuring);
+            }
+        }
+        self.unsettled = false;
         *user = ModelUser::default();
     }
 
@@ -349,6 +458,19 @@ impl Judge<'_> {
 }
 
 impl ModelUser {
+    /// As the segments see it.
+    fn seen(&self) -> Seen<'_> {
+        Seen {
+            state: self.state,
+            activated: self.activated_at().is_some(),
+            core_actions: self.core_actions() as u64,
+            total_events: self.arrivals.len() as u64,
+            last_active: self.last_active(),
+            last_events: self.last_events(),
+            properties: &self.properties,
+        }
+    }
+
     fn first_active(&self) -> Option<i64> {
         self.arrivals.iter().map(|arrival| arrival.time).min()
     }
@@ -502,7 +624,11 @@ impl ModelUser {
     }
 
     /// The current-state record, as of the last transition.
-    fn state_record(&self, id: &str, policy: &Policy) -> Value {
+    fn state_record(&self, id: &str, policy: &Policy, segments: &[Draft]) -> Value {
+        let bound = self.seen().next_bound(segments, self.membership.as_of);
+        let next = self.next(policy).map(|(at, _)| at).into_iter().chain(bound).min();
+        let names: Vec<&str> =
+            segments.iter().map(|draft| &*draft.name).filter(|name| self.membership.members.contains(*name)).collect();
         json!({
             "user_id": id,
             "state": self.state.map(State::as_str),
@@ -517,8 +643,8 @@ impl ModelUser {
             "core_actions": self.core_actions(),
             "last_events": self.last_events(),
             "properties": self.properties,
-            "segments": [],
-            "next_deadline_at": text(self.next(policy).map(|(at, _)| at)),
+            "segments": names,
+            "next_deadline_at": text(next),
         })
     }
 }

@@ -1,12 +1,13 @@
 //! A shard in memory, with everything done to it that a worker, a broker and an operator can do: batches of any size,
 //! budgets of any size, commits, roll-backs, interruptions before and after the commit, a wiped disk, other rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ebbtide::event::Record;
-use ebbtide::lifecycle::State;
+use ebbtide::lifecycle::{Policy, State};
 use ebbtide::rules::Rules;
+use ebbtide::segment::Draft;
 use ebbtide::shard::effect::{Effects, Output, Topic};
 use ebbtide::shard::{Progress, Shard, restore_batch};
 use ebbtide::store::Store as _;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use super::cases::{Case, Step, record};
 use super::compare::without;
+use super::measured::Counted;
 
 const PARTITION: i32 = 0;
 const PARTITIONS: i32 = 1;
@@ -33,6 +35,11 @@ pub(crate) struct Outcome {
     pub(crate) states: BTreeMap<String, Value>,
     pub(crate) cohorts: BTreeMap<(State, bool), u64>,
     pub(crate) without_life: u64,
+    /// Entries, exits and attributions, without `detected_at`.
+    pub(crate) moves: Vec<Value>,
+    pub(crate) outcomes: Vec<Value>,
+    /// What was counted after each step at which nothing was left to do.
+    pub(crate) counted: BTreeMap<usize, Counted>,
 }
 
 pub(crate) struct Rig<'a> {
@@ -48,6 +55,10 @@ pub(crate) struct Rig<'a> {
     next: usize,
     committed: usize,
     wall: WallTime,
+    policy: Policy,
+    segments: Vec<Draft>,
+    names: BTreeSet<String>,
+    counted: BTreeMap<usize, Counted>,
 }
 
 impl<'a> Rig<'a> {
@@ -65,11 +76,16 @@ impl<'a> Rig<'a> {
             next: 0,
             committed: 0,
             wall: WallTime::from_millis(0),
+            policy: case.policy.clone(),
+            segments: case.measuring.segments.clone(),
+            names: case.measuring.segments.iter().map(|draft| draft.name.clone()).collect(),
+            counted: BTreeMap::new(),
         };
         for _ in 0..ROUNDS_MAX {
             if rig.next == case.steps.len() {
                 rig.fire(false, usize::MAX);
                 rig.commit(false);
+                rig.count();
                 return rig.outcome();
             }
             rig.step();
@@ -85,16 +101,35 @@ impl<'a> Rig<'a> {
                 self.wall = WallTime::from_millis(*wall);
                 self.fire(true, usize::MAX);
                 self.next += 1;
+                self.count();
             }
             Step::Policy(policy) => {
-                // An operator stops Ebbtide, changes the policy, starts it again.
-                self.fire(false, usize::MAX);
-                self.commit(false);
-                self.next += 1;
-                self.committed = self.next;
-                self.rules = Arc::new(self.case.rules(policy));
-                self.reopen();
+                self.policy = policy.clone();
+                self.restart_with_other_rules();
             }
+            Step::Segments(segments) => {
+                self.segments.clone_from(segments);
+                self.names.extend(segments.iter().map(|draft| draft.name.clone()));
+                self.restart_with_other_rules();
+            }
+        }
+    }
+
+    /// An operator stops Ebbtide, changes the configuration, starts it again.
+    fn restart_with_other_rules(&mut self) {
+        self.fire(false, usize::MAX);
+        self.commit(false);
+        self.next += 1;
+        self.committed = self.next;
+        self.rules = Arc::new(self.case.rules_with(&self.policy, &self.segments));
+        self.reopen();
+    }
+
+    /// Everything that is due has fired: what is counted now is what the model counts.
+    fn count(&mut self) {
+        let counted = Counted::of(self.shard.aggregates(), &self.names, self.shard.watermark());
+        if let Some(before) = self.counted.insert(self.next, counted.clone()) {
+            assert_eq!(before, counted, "done once more, step {} counts otherwise", self.next);
         }
     }
 
@@ -255,7 +290,16 @@ impl<'a> Rig<'a> {
             .map(|class| (class, cohorts.size(class.0, class.1)))
             .filter(|(_, size)| *size > 0)
             .collect();
-        Outcome { transitions, states, cohorts: sizes, without_life: cohorts.without_life(), outputs: self.outputs }
+        Outcome {
+            transitions,
+            states,
+            cohorts: sizes,
+            without_life: cohorts.without_life(),
+            moves: records(&self.outputs, Topic::Segments),
+            outcomes: records(&self.outputs, Topic::Outcomes),
+            counted: self.counted,
+            outputs: self.outputs,
+        }
     }
 }
 
@@ -288,6 +332,17 @@ pub(crate) fn across_partitions(case: &Case, partitions: usize, end: i64) -> Vec
 
 fn open(rules: &Arc<Rules>, store: MemoryStore) -> Shard<MemoryStore> {
     Shard::open(PARTITION, Arc::clone(rules), store, PARTITIONS).expect("opened")
+}
+
+fn records(outputs: &[Output], topic: Topic) -> Vec<Value> {
+    let of_topic = outputs.iter().filter(|output| output.topic == topic);
+    of_topic
+        .map(|output| {
+            let record: Value = serde_json::from_slice(output.value.as_deref().expect("a value")).expect("JSON");
+            assert_eq!(output.key.as_deref(), record["user_id"].as_str().map(str::as_bytes), "the key is the user");
+            without(record, "detected_at")
+        })
+        .collect()
 }
 
 fn transitions(outputs: &[Output]) -> Vec<Value> {

@@ -6,12 +6,18 @@ use std::path::Path;
 use jsonschema::Validator;
 use serde_json::Value;
 
-/// The JSON Schemas under `schemas/`.
+use super::avro::AvroSchema;
+
+/// The schemas under `schemas/`: JSON Schema, and Avro.
 pub(crate) struct Schemas {
     transition: Validator,
     state: Validator,
     segment: Validator,
     outcome: Validator,
+    avro_transition: AvroSchema,
+    avro_state: AvroSchema,
+    avro_segment: AvroSchema,
+    avro_outcome: AvroSchema,
 }
 
 impl Schemas {
@@ -21,23 +27,31 @@ impl Schemas {
             state: load("state"),
             segment: load("segment"),
             outcome: load("outcome"),
+            avro_transition: AvroSchema::load("transition"),
+            avro_state: AvroSchema::load("state"),
+            avro_segment: AvroSchema::load("segment"),
+            avro_outcome: AvroSchema::load("outcome"),
         }
     }
 
     pub(crate) fn assert_transition(&self, record: &Value) {
         assert_valid(&self.transition, record);
+        self.avro_transition.assert_takes(record);
     }
 
     pub(crate) fn assert_segment(&self, record: &Value) {
         assert_valid(&self.segment, record);
+        self.avro_segment.assert_takes(record);
     }
 
     pub(crate) fn assert_outcome(&self, record: &Value) {
         assert_valid(&self.outcome, record);
+        self.avro_outcome.assert_takes(record);
     }
 
     pub(crate) fn assert_state(&self, record: &Value) {
         assert_valid(&self.state, record);
+        self.avro_state.assert_takes(record);
     }
 }
 

@@ -113,6 +113,9 @@ pub(super) mod table {
         let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
         let roles = if roles.is_empty() { "nothing".to_owned() } else { roles.join("+") };
         write!(line, " | {roles}").expect("a string takes all");
+        if event.refused > 0 {
+            write!(line, " | {} refused", event.refused).expect("a string takes all");
+        }
         for (index, value) in &event.tracked {
             write!(line, " | {index}={value}").expect("a string takes all");
         }

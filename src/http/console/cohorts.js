@@ -18,14 +18,15 @@ export function showCohorts(answer) {
       tile(name, words(name), count(size), `${percent(size, all)} · ${count(never)} never activated`)),
   );
   tiles.setAttribute("aria-busy", "false");
-  const { here, running, of } = answer.shards;
+  const { here, counted, of } = answer.shards;
   let text = "";
-  if (here === 0) text = "This instance holds no shard yet.";
-  else if (running < here) text = `${here - running} of ${here} shards are still restoring: sizes are growing.`;
-  else if (of !== null && here < of) text = `${here} of ${of} shards are here; other instances have the rest.`;
-  else if (all === 0) text = "No user yet: waiting for the first event.";
+  if (of === null) text = "This instance has not joined its group yet.";
+  else if (answer.partial) {
+    text = `${answer.missing.length} of the group's ${of} shards are missing: sizes are too small. ${answer.failures.join("; ")}`;
+  } else if (all === 0) text = "No user yet: waiting for the first event.";
+  else if (here < of) text = `All ${counted} shards of the group, ${here} of them here, as of the last commit.`;
   else text = `All ${here} shards, as of the last commit.`;
-  say(find("cohorts-note"), text, running < here || here === 0 ? "warn" : "");
+  say(find("cohorts-note"), text, answer.partial ? "warn" : "");
 }
 
 function tile(name, title, size, part) {

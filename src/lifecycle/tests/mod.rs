@@ -28,6 +28,7 @@ fn activity(at: EventTime) -> Event<'static> {
         roles: Roles { activity: true, activation: true, core: true, win_back: false },
         campaign: None,
         tracked: Vec::new(),
+        refused: 0,
     }
 }
 

@@ -233,6 +233,22 @@ fn an_event_that_is_no_activity_only_updates_properties() {
     assert_eq!(then(&mut user, 100.0, &policy).1, ["->active entered activity @100"]);
 }
 
+#[test]
+fn what_was_due_before_a_change_of_properties_shows_those_of_before_it() {
+    let policy = Policy::default();
+    let (mut user, mut shown) = (User::default(), Shown::default());
+    user.record(&Event { tracked: vec![(0, "1".into())], ..activity(day(0.0)) }, &policy, &mut shown);
+    // No timer has fired yet: in this shard nobody has moved the watermark.
+    assert_eq!(user.record(&profile(14.5, &[(0, "2")]), &policy, &mut shown), Outcome::PropertiesOnly);
+    assert_eq!(user.advance("ada", day(30.0), &policy, &mut shown), Fate::Stays);
+    let expected = [
+        ("->active entered activity @0", "1", 1),
+        ("active>at_risk worsened inactive @14", "1", 1),
+        ("at_risk>lapsed worsened inactive @30", "2", 1),
+    ];
+    assert_eq!(shown.0, expected.map(|(line, plan, total)| (line.to_owned(), Some(plan.to_owned()), total)));
+}
+
 /// Notes the plan (property 0) and the number of events that each change shows.
 #[derive(Default)]
 struct Shown(Vec<(String, Option<String>, u64)>);
