@@ -30,7 +30,7 @@ const FAMILIES: [&str; 3] = [USERS, TIMERS, META];
 /// Shares of `state.memory`: blocks read from disk, and writes not yet flushed. The rest is for decoded users, for what a
 /// commit holds, and for RocksDB's own tables.
 const CACHE_SHARE: u64 = 4;
-const WRITE_SHARE: u64 = 4;
+const WRITE_SHARE: u64 = 6;
 /// A memtable of one family is half of the write budget, within these bounds: users come again, and what is overwritten in
 /// memory is never compacted.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
