@@ -44,6 +44,16 @@ test: build ## All tests, with a real broker, browser and Prometheus (ARGS="--te
 	@for folder in browser deploy; do npm ci --silent --no-audit --no-fund --ignore-scripts --prefix tests/$$folder; done
 	$(CARGO) test $(PROFILE) --locked $(ARGS)
 
+# How long `make chaos` runs, and the seed of its schedule (drawn, and printed, where it is empty).
+MINUTES ?= 30
+SEED ?=
+
+.PHONY: chaos
+chaos: build ## Break everything at random under load, and compare with the model (MINUTES=60 SEED=7)
+	@tools/kafka/kafka fetch
+	EBBTIDE_CHAOS_MINUTES=$(MINUTES) $(if $(SEED),EBBTIDE_SEED=$(SEED)) \
+		$(CARGO) test $(PROFILE) --locked --test chaos -- --nocapture
+
 .PHONY: bench
 bench: build ## Measure: a table on the terminal, JSON in bench.json (ARGS="--only floor,hot --repeat 5"; --quick to try it)
 	@tools/kafka/kafka fetch

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::http;
 use crate::kafka::deletions::DeletionProducer;
 use crate::kafka::group::GroupDirectory;
-use crate::kafka::{self, Parts, RunError, Status, TransitionFeed};
+use crate::kafka::{self, Parts, RunError, Status, TransitionFeed, step};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
 use crate::state_folder;
@@ -74,11 +74,26 @@ impl Instance {
     /// # Errors
     /// The state folder or the Kafka settings cannot be used. That brokers do not answer is no error yet.
     pub fn start(
+        config: Config,
+        rules: Arc<Rules>,
+        clock: Arc<dyn Clock>,
+        listener: TcpListener,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, InstanceError> {
+        Self::start_watched(config, rules, clock, listener, shutdown, step::unwatched)
+    }
+
+    /// The same with somebody who is told each step of the workers: for tests.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_watched(
         mut config: Config,
         rules: Arc<Rules>,
         clock: Arc<dyn Clock>,
         listener: TcpListener,
         shutdown: &CancellationToken,
+        watcher: step::Watcher,
     ) -> Result<Self, InstanceError> {
         let database = state_folder::open(&config.state.dir, config.state.memory)?;
         let metrics = Arc::new(Metrics::new()?);
@@ -102,8 +117,14 @@ impl Instance {
             advertised: config.http.advertised.clone(),
         };
         let http = tokio::spawn(http::serve::serve(listener, http_parts, shutdown.clone()));
-        let parts =
-            Parts { metrics: Arc::clone(&metrics), status: Arc::clone(&status), database, feed: feed.clone(), clock };
+        let parts = Parts {
+            metrics: Arc::clone(&metrics),
+            status: Arc::clone(&status),
+            database,
+            feed: feed.clone(),
+            clock,
+            watcher,
+        };
         let stop = shutdown.clone();
         let workers = tokio::task::spawn_blocking(move || {
             let _stopped = stop.clone().drop_guard();

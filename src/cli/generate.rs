@@ -41,7 +41,7 @@ pub struct GenerateArgs {
     /// Write to the configured events topic instead
     #[arg(short = 't', long)]
     to_topic: bool,
-    /// Create the topic with so many partitions if it is not there
+    /// Create the topic with so many partitions if it is not there; it keeps its records for ever
     #[arg(long, value_name = "PARTITIONS", requires = "to_topic", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     create: Option<i32>,
     /// Events a second into the topic; without it as fast as it goes

@@ -13,6 +13,7 @@ use crate::config::check::Purpose;
 use crate::config::{AcceptOffsets, Config};
 use crate::event::Decoder;
 use crate::instance::Instance;
+use crate::kafka::step;
 use crate::rules::{Origin, Rules};
 
 /// Arguments of `run`.
@@ -40,10 +41,18 @@ fn accept(text: &str) -> Result<AcceptOffsets, String> {
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut config = args.config.load(Purpose::Run)?;
     config.kafka.accept_offsets = args.accept_offsets;
+    run_watched(config, step::unwatched)
+}
+
+/// The same with a configuration that is there, and somebody who is told each step of the workers: for tests.
+///
+/// # Errors
+/// As above.
+pub fn run_watched(config: Config, watcher: step::Watcher) -> anyhow::Result<()> {
     let screen = Screen::default();
     logging::start(&config.log, &screen);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(serve(config, screen));
+    let result = runtime.block_on(serve(config, screen, watcher));
     // Does not wait for a worker that did not stop in time.
     runtime.shutdown_background();
     result
@@ -63,18 +72,20 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
         track: config.events.track.clone(),
         segments: config.segments.clone(),
         win_back: config.win_back.clone(),
+        retention: config.retention.clone(),
+        signals: config.signals,
         origin: Origin { group: config.kafka.group_id.clone(), topic: config.topics.events.clone() },
     }))
 }
 
-async fn serve(config: Config, screen: Screen) -> anyhow::Result<()> {
+async fn serve(config: Config, screen: Screen, watcher: step::Watcher) -> anyhow::Result<()> {
     let rules = rules(&config)?;
     let shutdown = CancellationToken::new();
     let listener = tokio::net::TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on http.listen = {}", config.http.listen))?;
     let signals = tokio::spawn(signals::watch(shutdown.clone(), None));
-    let instance = Instance::start(config, rules, Arc::new(SystemClock), listener, &shutdown)?;
+    let instance = Instance::start_watched(config, rules, Arc::new(SystemClock), listener, &shutdown, watcher)?;
     let bar = screen
         .is_terminal()
         .then(|| tokio::spawn(restoring::show(Arc::clone(&instance.status), screen, shutdown.clone())));

@@ -24,7 +24,7 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "3000"),
     // What is read ahead is bounded by bytes; pausing would throw it away.
     ("queued.min.messages", "20000"),
-    ("queued.max.messages.kbytes", "16384"),
+    ("queued.max.messages.kbytes", "8192"),
     // Looks again soon after the queue was full, where librdkafka would wait for a second.
     ("fetch.queue.backoff.ms", "10"),
     ("fetch.wait.max.ms", "100"),
@@ -63,6 +63,7 @@ pub fn group_consumer(config: &Config, worker: usize) -> ClientConfig {
 pub fn reader(config: &Config) -> ClientConfig {
     let mut client = layered(config, CONSUMER_DEFAULTS, &config.kafka.consumer);
     client
+        .set("client.id", format!("ebbtide-{}", config.instance_id))
         .set("group.id", &config.kafka.group_id)
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
@@ -78,7 +79,7 @@ pub fn reader(config: &Config) -> ClientConfig {
 #[must_use]
 pub fn looker(config: &Config) -> ClientConfig {
     let mut client = layered(config, &[], &config.kafka.consumer);
-    client.set("isolation.level", "read_uncommitted");
+    client.set("client.id", format!("ebbtide-{}", config.instance_id)).set("isolation.level", "read_uncommitted");
     client
 }
 
@@ -89,7 +90,10 @@ pub fn transactional_producer(config: &Config, worker: usize) -> ClientConfig {
     client
         .set("client.id", format!("ebbtide-{}-{worker}", config.instance_id))
         .set("transactional.id", transactional_id(config, worker))
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+        // Whether a connection was lost is told in the log alone, and exactly-once rests on hearing it.
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
     client
 }
 

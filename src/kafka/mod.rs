@@ -7,11 +7,13 @@ pub mod error;
 pub mod feed;
 pub mod group;
 mod lease;
+mod orphans;
 pub mod partitioner;
 mod rebalance;
 mod restore;
 mod standby;
 pub mod status;
+pub mod step;
 pub mod takeover;
 pub mod topics;
 mod transaction;
@@ -55,6 +57,8 @@ pub struct Parts {
     pub feed: TransitionFeed,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
+    /// Is told each step of each worker; [`step::unwatched`] everywhere but in tests.
+    pub watcher: step::Watcher,
 }
 
 /// Runs the workers until `shutdown`, and returns when all of them have left the group. Blocks: it belongs on a thread
@@ -71,11 +75,13 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         warn!("{warning}");
     }
     parts.status.set_input_partitions(layout.input_partitions);
+    let looker = client::looker(config).create_with_context(client::Listener).map_err(RunError::Client)?;
     let shared = worker::Shared {
         config: config.clone(),
         rules,
         parts: parts.clone(),
         leases: lease::Leases::default(),
+        nudges: orphans::Nudges::new(config.workers),
         input_partitions: layout.input_partitions,
     };
     let mut watch = watch::Watch::new(config, layout.input_partitions)?;
@@ -97,8 +103,15 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
                 }
             }
         }
+        let (shared, looker) = (&shared, &looker);
+        let watching = thread::Builder::new().name("group-watch".to_owned()).spawn_scoped(scope, move || {
+            orphans::watch(config, looker, shared.input_partitions, &shared.nudges, shutdown);
+        });
+        if let Err(error) = watching {
+            shutdown.cancel();
+            result = result.and(Err(RunError::Thread(error)));
+        }
         if config.standbys > 0 {
-            let shared = &shared;
             let started = thread::Builder::new()
                 .name("standby".to_owned())
                 .spawn_scoped(scope, move || standby::follow(shared, shutdown));

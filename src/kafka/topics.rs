@@ -130,8 +130,8 @@ pub fn ensure(config: &Config) -> Result<Layout, TopicsError> {
     })
 }
 
-/// Creates the input topic, for a demo or a first look: else it belongs to whoever writes to it. One that is there stays as
-/// it is.
+/// Creates the input topic, for a demo or a first look: else it belongs to whoever writes to it. It keeps its records for
+/// ever. One that is there stays as it is.
 ///
 /// # Errors
 /// See [`TopicsError`].
@@ -143,7 +143,9 @@ pub fn create_input(config: &Config, partitions: i32) -> Result<(), TopicsError>
             name: &config.topics.events,
             partitions,
             exact_partitions: false,
-            settings: Vec::new(),
+            // Generated events are of the past, and records bear their time: the usual retention would remove them within
+            // minutes of being written.
+            settings: vec![("retention.ms", "-1".to_owned())],
             cleanup: Cleanup::NoCompaction,
         };
         cluster.create(&[&input]).await?;

@@ -5,7 +5,7 @@
 //! slow; who calls what, and when, is decided by the protocol alone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How long to wait for delivery reports at a time.
 const DELIVERY_POLL: Duration = Duration::from_millis(1);
 
+/// Events taken from the client's queue after a call, at most.
+const EVENTS_MAX: usize = 10_000;
+
 /// The opaque of a record that is none of the changelog; those have their partition plus one.
 const OUTPUT: usize = 0;
 
@@ -50,8 +53,12 @@ pub(super) struct Transactions {
 #[derive(Debug, Default)]
 struct DeliveryReports {
     inner: Mutex<Reports>,
-    /// A connection was lost, or a request not answered, since the transaction began.
+    /// A connection of this producer was lost, or a request was not answered, at any time of its life. It is never reset:
+    /// the client tells a loss only once when the next ones come within half a minute and read the same, so whoever has
+    /// heard of one counts on more.
     disturbed: AtomicBool,
+    /// Events taken from the client's queue so far.
+    events: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -97,9 +104,6 @@ impl Transactions {
     pub(super) fn begin(&mut self) -> Input {
         self.call("beginning a transaction", |producer| {
             *producer.context().reports() = Reports::default();
-            // What was lost while no request was under way cannot have been repeated.
-            producer.poll(Duration::ZERO);
-            producer.context().disturbed.store(false, Ordering::Release);
             producer.begin_transaction()
         })
     }
@@ -208,8 +212,7 @@ impl Transactions {
         let started = monotonic();
         let result = match &self.producer {
             Some(producer) => action(producer).map(|()| {
-                // Errors wait in the client's queue, before the answer that made the call return.
-                producer.poll(Duration::ZERO);
+                drain(producer);
                 let disturbed = producer.context().disturbed.load(Ordering::Acquire);
                 if disturbed || started.elapsed() >= SLOW { Pace::Slow } else { Pace::Quick }
             }),
@@ -227,6 +230,26 @@ impl Transactions {
         self.last_error = Some(error);
         Input::Failed(failure)
     }
+}
+
+/// Takes what waits in the client's queue: a lost connection is told there before the request that it carried is sent
+/// again, and so before the answer that made a call return. One `poll` without a wait takes one event.
+fn drain(producer: &BaseProducer<DeliveryReports>) {
+    for _ in 0..EVENTS_MAX {
+        let before = producer.context().events.load(Ordering::Acquire);
+        producer.poll(Duration::ZERO);
+        if producer.context().events.load(Ordering::Acquire) == before {
+            return;
+        }
+    }
+    // Whatever else is in there: better replaced than trusted.
+    producer.context().disturbed.store(true, Ordering::Release);
+}
+
+/// Whether a line of the client's log says that a connection was lost that carried requests. The client raises an error
+/// for a request that was not answered in time, but none for a connection that the other side has closed.
+fn tells_a_loss(facility: &str, message: &str) -> bool {
+    facility == "FAIL" && !message.contains("in state CONNECT")
 }
 
 /// Whether a client's error says that a request under way may be sent again. A connection that was never made carried none.
@@ -291,10 +314,15 @@ impl DeliveryReports {
 
 impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.events.fetch_add(1, Ordering::AcqRel);
+        if tells_a_loss(facility, message) {
+            self.disturbed.store(true, Ordering::Release);
+        }
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.events.fetch_add(1, Ordering::AcqRel);
         if may_repeat(&error, reason) {
             self.disturbed.store(true, Ordering::Release);
         }
@@ -306,6 +334,7 @@ impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
+        self.events.fetch_add(1, Ordering::AcqRel);
         let mut reports = self.reports();
         reports.waiting = reports.waiting.saturating_sub(1);
         match result {
@@ -337,6 +366,14 @@ mod tests {
         for (code, reason, expected) in table {
             assert_eq!(may_repeat(&KafkaError::Global(code), reason), expected, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_the_broker_closed_is_told_in_the_log_alone() {
+        let line = "[thrd:b:1/1]: b:1/1: Disconnected (after 1234ms in state UP)";
+        assert!(tells_a_loss("FAIL", line));
+        assert!(!tells_a_loss("FAIL", "[thrd:b:1/1]: b:1/1: Connect to b:1 failed (after 0ms in state CONNECT)"));
+        assert!(!tells_a_loss("TERMINATE", line));
     }
 
     #[test]

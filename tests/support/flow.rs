@@ -37,6 +37,8 @@ pub(crate) struct Flow {
     rng: ChaCha8Rng,
     users: usize,
     clock: i64,
+    /// The longest time between two events of the stream.
+    step_ms_max: i64,
     number: u64,
     recent: Vec<ModelEvent>,
     pub(crate) sent: Sent,
@@ -90,10 +92,24 @@ impl Flow {
             rng: ChaCha8Rng::seed_from_u64(seed),
             users,
             clock: BEGIN_MS,
+            step_ms_max: 30 * MINUTE_MS,
             number: 0,
             recent: Vec::new(),
             sent: Sent::new(partitions),
         }
+    }
+
+    /// As many users as `users` would be with the usual pace, each of whom is met as often: for long streams.
+    pub(crate) fn crowded(mut self, users_usual: usize) -> Self {
+        let times = i64::try_from((self.users / users_usual).max(1)).expect("not that many users");
+        self.step_ms_max /= times;
+        self
+    }
+
+    /// Takes what was sent since the last time.
+    pub(crate) fn take(&mut self) -> Sent {
+        let partitions = i32::try_from(self.sent.partitions.len()).expect("few partitions");
+        std::mem::replace(&mut self.sent, Sent::new(partitions))
     }
 
     /// Sends so many records.
@@ -113,7 +129,7 @@ impl Flow {
     #[expect(clippy::cast_sign_loss, reason = "a share of a positive number")]
     fn next(&mut self) -> Input {
         let rng = &mut self.rng;
-        self.clock += rng.random_range(0..30 * MINUTE_MS);
+        self.clock += rng.random_range(0..self.step_ms_max);
         // Squared: the first users come often, the last ones hardly ever.
         let share: f64 = rng.random_range(0.0..1.0);
         let user = format!("user-{}", (share * share * self.users as f64) as usize);

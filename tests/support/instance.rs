@@ -20,6 +20,7 @@ pub(crate) struct Deployment {
     /// Prefix of all topics, and the group.
     pub(crate) name: String,
     pub(crate) brokers: String,
+    pub(crate) commit_interval: Duration,
     /// More of the configuration file: whole tables.
     pub(crate) settings: String,
 }
@@ -57,7 +58,12 @@ impl Drop for Generator {
 
 impl Deployment {
     pub(crate) fn new(broker: &Broker, name: &str, settings: &str) -> Self {
-        Self { name: name.to_owned(), brokers: broker.address().to_owned(), settings: settings.to_owned() }
+        Self {
+            name: name.to_owned(),
+            brokers: broker.address().to_owned(),
+            commit_interval: Duration::from_millis(100),
+            settings: settings.to_owned(),
+        }
     }
 
     pub(crate) fn events(&self) -> String {
@@ -104,9 +110,13 @@ impl Deployment {
 
 impl Instance {
     fn write_configuration(&self) {
-        let Deployment { name, brokers, settings } = &self.deployment;
+        let Deployment { name, brokers, commit_interval, settings } = &self.deployment;
+        let commit = commit_interval.as_millis();
         let tables = tables(name, brokers, &self.state_folder(), "64MiB", &self.http);
-        let text = format!("instance_id = \"{}\"\nworkers = 2\n{tables}\n{settings}\n", self.id);
+        let text = format!(
+            "instance_id = \"{}\"\nworkers = 2\ncommit_interval = \"{commit}ms\"\n{tables}\n{settings}\n",
+            self.id
+        );
         fs::write(self.configuration(), text).expect("a configuration file");
     }
 
@@ -240,6 +250,20 @@ impl Instance {
         self.signal("TERM");
         let status = self.wait(SHUTDOWN_MAX);
         assert!(status.success(), "{} stopped with {status}; {}", self.id, self.tail());
+    }
+
+    /// SIGTERM while anything may be broken around it: it may end as it stands, but it has to end.
+    pub(crate) fn leave(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(SHUTDOWN_MAX)
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// A signal by name.

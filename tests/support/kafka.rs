@@ -21,10 +21,23 @@ const POLL: Duration = Duration::from_millis(100);
 /// Larger than any record the tests send on purpose.
 const MESSAGE_BYTES_MAX: &str = "8000000";
 
-/// One broker on a free port, in a temporary folder.
+/// One broker on a free port, in a temporary folder; or a [cluster](super::cluster) of them.
 pub(crate) struct Broker {
-    folder: PathBuf,
-    address: String,
+    pub(super) nodes: Vec<Node>,
+    /// Addresses of all nodes, as clients take them.
+    pub(super) address: String,
+    /// Replicas of the topics that a test creates.
+    pub(super) replicas: i32,
+}
+
+/// One process of Kafka.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) folder: PathBuf,
+    /// Options of its virtual machine; `None` for the script's.
+    jvm: Option<&'static str>,
+    /// `host:port`; kept over a restart.
+    pub(super) address: String,
 }
 
 /// A record as a test wants it, or as it was read.
@@ -46,30 +59,29 @@ impl Broker {
 
     /// A broker of one's own, for tests that stop it.
     pub(crate) fn start() -> Self {
-        let folder = temporary_folder("broker");
-        let address = launch(&folder);
-        Self { folder, address }
+        let node = Node::start(temporary_folder("broker"));
+        Self { address: node.address.clone(), nodes: vec![node], replicas: 1 }
     }
 
-    /// `host:port`.
+    /// `host:port`, several separated by commas.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Stops the broker and keeps its data.
     pub(crate) fn stop(&self) {
-        script(&["stop", &self.folder.to_string_lossy()]);
+        self.nodes.iter().for_each(Node::stop);
     }
 
     /// Starts it again, with its data, on the same port.
     pub(crate) fn start_again(&self) {
-        assert_eq!(launch(&self.folder), self.address, "the broker came back elsewhere");
+        self.nodes.iter().for_each(Node::start_again);
     }
 
     /// Changes its settings, with a restart.
     pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
         self.stop();
-        let file = self.folder.join("server.properties");
+        let file = self.nodes[0].folder.join("server.properties");
         let text = std::fs::read_to_string(&file).expect("settings");
         std::fs::write(&file, change(&text)).expect("written");
         self.start_again();
@@ -77,13 +89,13 @@ impl Broker {
 
     /// Runs one of Kafka's own tools on this broker.
     pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
-        script(&[&["tool", &self.folder.to_string_lossy(), class], arguments].concat())
+        script(&[&["tool", &self.nodes[0].folder.to_string_lossy(), class], arguments].concat())
     }
 
     /// Creates a topic.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replicas));
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
@@ -151,8 +163,17 @@ impl Broker {
 
     /// A reader of committed records from the beginning of a topic, all partitions, outside any group.
     pub(crate) fn reader(&self, topic: &str) -> Reader {
-        eventually(&format!("topic {topic} to be there"), || self.partitions(topic).is_some());
-        let partitions = self.partitions(topic).expect("just seen");
+        self.reader_from(topic, &[])
+    }
+
+    /// The same from given offsets; partitions beyond those given are read from the beginning.
+    pub(crate) fn reader_from(&self, topic: &str, offsets: &[i64]) -> Reader {
+        let mut partitions = None;
+        eventually(&format!("topic {topic} to be there"), || {
+            partitions = self.partitions(topic);
+            partitions.is_some()
+        });
+        let partitions = partitions.expect("just seen");
         let mut config = self.client();
         config
             .set("group.id", "reader-without-a-group")
@@ -162,8 +183,9 @@ impl Broker {
             .set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().expect("a consumer");
         let mut assignment = TopicPartitionList::new();
-        for partition in 0..partitions {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("a valid offset");
+        for (partition, place) in (0..partitions).zip(0..) {
+            let offset = offsets.get(place).map_or(Offset::Beginning, |offset: &i64| Offset::Offset(*offset));
+            assignment.add_partition_offset(topic, partition, offset).expect("a valid offset");
         }
         consumer.assign(&assignment).expect("an assignment");
         Reader { consumer, topic: topic.to_owned(), messages: Vec::new() }
@@ -185,7 +207,39 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        script(&["stop", &self.folder.to_string_lossy(), "--purge"]);
+        for node in &self.nodes {
+            script(&["stop", &node.folder.to_string_lossy(), "--purge"]);
+        }
+    }
+}
+
+impl Node {
+    /// Starts a node that lives as long as this process at the most.
+    fn start(folder: PathBuf) -> Self {
+        let address = launch(&folder, None, &[]);
+        Self { folder, jvm: None, address }
+    }
+
+    /// The same with options of the script, which count when the folder is new.
+    pub(super) fn start_with(folder: PathBuf, jvm: &'static str, options: &[&str]) -> Self {
+        let address = launch(&folder, Some(jvm), options);
+        Self { folder, jvm: Some(jvm), address }
+    }
+
+    /// In order: it hands its partitions over first. Its data stays.
+    pub(crate) fn stop(&self) {
+        script(&["stop", &self.folder.to_string_lossy()]);
+    }
+
+    /// At once. Its data stays.
+    pub(crate) fn kill(&self) {
+        script(&["kill", &self.folder.to_string_lossy()]);
+    }
+
+    /// With its data, on the same port.
+    pub(crate) fn start_again(&self) {
+        let address = launch(&self.folder, self.jvm, &[]);
+        assert_eq!(address, self.address, "the broker came back elsewhere");
     }
 }
 
@@ -313,14 +367,22 @@ pub(crate) fn temporary_folder(name: &str) -> PathBuf {
     folder
 }
 
-fn launch(folder: &Path) -> String {
-    script(&["start", &folder.to_string_lossy(), "--until", &std::process::id().to_string()]).trim().to_owned()
+fn launch(folder: &Path, jvm: Option<&str>, options: &[&str]) -> String {
+    let process = std::process::id().to_string();
+    let folder = folder.to_string_lossy();
+    let arguments = [&["start", &folder, "--until", &process], options].concat();
+    run_script(&arguments, jvm).trim().to_owned()
 }
 
 fn script(arguments: &[&str]) -> String {
+    run_script(arguments, None)
+}
+
+fn run_script(arguments: &[&str], jvm: Option<&str>) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/kafka/kafka");
     let output = Command::new(path)
         .args(arguments)
+        .envs(jvm.map(|options| ("EBBTIDE_KAFKA_JVM", options)))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

@@ -6,15 +6,18 @@
 pub(crate) mod avro;
 pub(crate) mod browser;
 pub(crate) mod cases;
+pub(crate) mod cluster;
 pub(crate) mod compare;
 pub(crate) mod flow;
 pub(crate) mod instance;
 pub(crate) mod kafka;
 pub(crate) mod measured;
 pub(crate) mod model;
+pub(crate) mod network;
 pub(crate) mod onlookers;
 pub(crate) mod operator;
 pub(crate) mod rig;
+pub(crate) mod scene;
 pub(crate) mod schema;
 
 /// A new seed for a test that meets another moment each time anyhow; `EBBTIDE_SEED=n` fixes it.

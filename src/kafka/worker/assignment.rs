@@ -1,8 +1,9 @@
 //! What the group gives and takes: taking a shard over, positioning the consumer, giving a shard up.
 //!
-//! A partition is assigned to the consumer at once and paused at its end, so that the rebalance is over soon whatever
-//! restoring takes; only when its shard is taken up is the consumer moved to the shard's position. Going back to the last
-//! commit is the same move.
+//! A partition is assigned to the consumer at once and paused, so that the rebalance is over soon whatever restoring
+//! takes; only when its shard is taken up is the consumer moved to the shard's position. Going back to the last commit is
+//! the same move. It is assigned at a plain offset: librdkafka looks a name such as "the end" up, and where the answer came
+//! after the move it took the consumer to the end, past what was unread (seen with 2.12, `tests/chaos`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,17 +15,20 @@ use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
 use super::committing::Scope;
-use super::{Halt, Live, RunError, Session, Slot, passing};
+use super::{Halt, Live, RunError, Session, Slot, gap, passing};
 use crate::clock::monotonic;
 use crate::kafka::rebalance::Change;
 use crate::kafka::restore::{RestoreError, Restored, stable_offset};
 use crate::kafka::status::ShardStatus;
+use crate::kafka::step::Step;
 use crate::kafka::takeover::{self, Facts, Note};
 use crate::metrics::AbortCause;
 use crate::shard::{Effects, Shard, ShardError};
 
 /// How long moving the consumer may take before it is tried again.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long finding out where partitions begin may take; the group waits meanwhile.
+const BEGINNINGS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it is tried again: what then does not move is assigned anew by joining the group anew.
 const SEEK_TRIED: Duration = Duration::from_secs(30);
 
@@ -32,11 +36,15 @@ impl Session<'_> {
     /// Answers every change of the group that waits.
     pub(super) fn serve_changes(&mut self) -> Result<(), Halt> {
         while let Some(change) = self.consumer.context().next() {
+            // The client pauses and resumes what stays with us, too.
+            let now = monotonic();
+            self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
             match change {
                 Change::Assigned(partitions) => self.take_over(&partitions)?,
                 Change::Revoked(partitions) => {
                     // What was applied is committed first: the next owner begins where we end.
                     self.commit(Scope::All)?;
+                    self.reached(Step::Released);
                     self.give_up(&partitions)?;
                 }
                 Change::Lost(partitions) => {
@@ -64,7 +72,7 @@ impl Session<'_> {
             return Err(Halt::Stop(RunError::Shard { partition, source }));
         }
         let answer = || -> KafkaResult<()> {
-            let list = self.list(partitions, Offset::End)?;
+            let list = self.beginnings(partitions)?;
             self.consumer.incremental_assign(&list)?;
             if partitions.is_empty() { Ok(()) } else { self.consumer.pause(&list) }
         };
@@ -92,6 +100,27 @@ impl Session<'_> {
         answer().map_err(|error| Halt::Rejoin(format!("giving up partitions: {error}")))
     }
 
+    /// The partitions at their first offsets.
+    fn beginnings(&self, partitions: &[i32]) -> KafkaResult<TopicPartitionList> {
+        // Where a broker does not answer, the end is looked up by the client, and a jump to it is seen as a gap.
+        let mut list = self.list(partitions, Offset::End)?;
+        if partitions.is_empty() {
+            return Ok(list);
+        }
+        // As a timestamp this is "the earliest".
+        match self.consumer.offsets_for_times(self.list(partitions, Offset::Beginning)?, BEGINNINGS_TIMEOUT) {
+            Ok(answer) => {
+                for element in answer.elements() {
+                    if let (Ok(()), Offset::Offset(start)) = (element.error(), element.offset()) {
+                        list.set_partition_offset(element.topic(), element.partition(), Offset::Offset(start))?;
+                    }
+                }
+            }
+            Err(error) => debug!(%error, "the first offsets of the input are unknown"),
+        }
+        Ok(list)
+    }
+
     fn list(&self, partitions: &[i32], offset: Offset) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for &partition in partitions {
@@ -111,6 +140,8 @@ impl Session<'_> {
             RestoreError::Takeover(error) => Halt::Stop(error.into()),
             RestoreError::Shard(partition, source) => Halt::Stop(RunError::Shard { partition, source }),
         })?;
+        let partly = |slot: &Slot| matches!(slot, Slot::Restoring(restore) if !restore.is_complete() && restore.progress().0 > 0);
+        self.reached_if(self.slots.values().any(partly), Step::PartlyRestored);
         let complete: BTreeSet<i32> = self
             .slots
             .iter()
@@ -134,6 +165,7 @@ impl Session<'_> {
         };
         let Some(Slot::Restoring(restore)) = self.slots.remove(&partition) else { return Ok(()) };
         let Restored { lease, store, group, read } = restore.finish();
+        self.reached_if(read > 0, Step::Restored);
         let shared = self.shared;
         let mut shard = Shard::open(partition, Arc::clone(&shared.rules), store, shared.input_partitions)
             .map_err(Halt::shard(partition))?;
@@ -195,6 +227,7 @@ impl Session<'_> {
             seek_to: Some(resume.from),
             moved_to,
             end: passing::End::default(),
+            gaps: gap::Gaps::new(monotonic()),
             // A changed policy judges everybody again, and timers may be due.
             touched: true,
             arrivals: Vec::new(),
@@ -240,6 +273,7 @@ impl Session<'_> {
             }
             if let Some(Slot::Live(live)) = self.slots.get_mut(&element.partition()) {
                 live.seek_to = None;
+                live.gaps.disturbed(monotonic());
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, COMMIT_USERS_MAX, Halt, Live
 use crate::clock::monotonic;
 use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
 use crate::kafka::restore::stable_offset;
+use crate::kafka::step::Step;
 use crate::metrics::AbortCause;
 use crate::shard::Sealed;
 use crate::time::WallTime;
@@ -30,6 +31,22 @@ pub(super) enum Scope {
     Pending,
     /// Every one whose record has changed at all, be it by wall time: before a shard goes to another owner, and at the end.
     All,
+}
+
+/// What is reached when an action has gone well.
+fn step_of(action: Action) -> Option<Step> {
+    match action {
+        Action::Begin => Some(Step::Begun),
+        Action::Produce => Some(Step::Produced),
+        Action::AwaitDelivery => Some(Step::Delivered),
+        Action::SendOffsets => Some(Step::OffsetsSent),
+        Action::Commit => Some(Step::Committed),
+        Action::Apply => Some(Step::Written),
+        Action::Renew => Some(Step::Renewed),
+        Action::ReadOffsets => Some(Step::OffsetsRead),
+        Action::RollBack => Some(Step::RolledBack),
+        Action::Rest | Action::Rejoin | Action::Stop => None,
+    }
 }
 
 impl Session<'_> {
@@ -57,6 +74,7 @@ impl Session<'_> {
         if held.is_empty() {
             return Ok(());
         }
+        self.reached(Step::Sealed);
         self.commits += 1;
         let note = format!("{}:{}", self.name, self.commits);
         let mut delivered = BTreeMap::new();
@@ -115,6 +133,9 @@ impl Session<'_> {
                     return Err(Halt::Stop(RunError::Refused { what }));
                 }
             };
+            if let (Some(step), Input::Done(_) | Input::Resolved(_)) = (step_of(action), input) {
+                self.reached(step);
+            }
         }
         self.note_pending();
         self.report();
@@ -139,7 +160,8 @@ impl Session<'_> {
 
     fn produce(&mut self, held: &[Held]) -> Input {
         let mut pace = Pace::Quick;
-        for shard in held {
+        for (place, shard) in held.iter().enumerate() {
+            self.reached_if(place > 0, Step::PartlyProduced);
             let Some(Slot::Live(live)) = self.slots.get(&shard.partition) else { continue };
             match self.transactions.produce(shard.partition, &live.effects.outputs, &shard.sealed.changelog) {
                 Input::Done(Pace::Quick) => {}
@@ -162,7 +184,8 @@ impl Session<'_> {
         let now = self.shared.parts.clock.broker_time();
         self.progress.committed = true;
         self.shared.parts.metrics.committed(took);
-        for Held { partition, sealed, offset, .. } in held {
+        for (place, Held { partition, sealed, offset, .. }) in held.into_iter().enumerate() {
+            self.reached_if(place > 0, Step::PartlyWritten);
             let Some(Slot::Live(live)) = self.slots.get_mut(&partition) else { continue };
             let last = delivered.get(&partition).expect("the changelog of each sealed shard was awaited in step 3");
             live.shard.committed(sealed, last + 1).map_err(Halt::shard(partition))?;

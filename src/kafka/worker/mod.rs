@@ -4,11 +4,12 @@
 //! Everything that changes a shard happens on this thread, so there is no lock around one, and between two rounds of the
 //! loop no transaction is open: effects wait in memory until they are committed in one burst.
 //!
-//! What the parts do: [`reading`] from records to applied effects; [`passing`] how wall time is let in; [`assignment`] what
+//! What the parts do: [`reading`] from records to applied effects; [`gap`] what to make of missing offsets; [`passing`] how wall time is let in; [`assignment`] what
 //! the group gives and takes, restoring included; [`committing`] drives the [commit protocol](super::commit).
 
 mod assignment;
 mod committing;
+mod gap;
 mod passing;
 mod reading;
 
@@ -23,9 +24,11 @@ use tracing::{error, info, warn};
 use super::commit::Commit;
 use super::error::{Halt, RunError};
 use super::lease::{Lease, Leases};
+use super::orphans::Nudges;
 use super::rebalance::{GroupConsumer, Membership};
 use super::restore::{Restore, Restorer};
 use super::status::Phase;
+use super::step::Step;
 use super::transaction::Transactions;
 use super::{Parts, client};
 use crate::clock::monotonic;
@@ -41,8 +44,9 @@ use committing::Scope;
 const COMMIT_RECORDS_MAX: usize = 100_000;
 /// A commit happens at the latest when so many users have changed: it holds each of them encoded.
 const COMMIT_USERS_MAX: usize = 20_000;
-/// A commit happens at the latest when so many records wait to be produced: a transaction must end in time.
-const COMMIT_OUTPUTS_MAX: usize = 50_000;
+/// A commit happens at the latest when so many records wait to be produced: about a kilobyte each, here and once more in
+/// librdkafka's queue.
+const COMMIT_OUTPUTS_MAX: usize = 20_000;
 /// How often onlookers see a new status of a busy worker.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How long the loop may wait for records at a time; bounds how late it sees a shut-down.
@@ -53,6 +57,10 @@ const PATIENCE_RESTORING: Duration = Duration::from_millis(5);
 const FENCED_MAX: u32 = 3;
 /// How long to wait before joining anew, times the number of attempts so far.
 const REJOIN_PAUSE: Duration = Duration::from_millis(250);
+/// How long leaving the group may take, how long is waited at a time, and for how many rounds without an assignment.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+const LEAVE_POLL: Duration = Duration::from_millis(50);
+const LEAVE_ROUNDS: u32 = 3;
 /// The longest pause before joining anew.
 const REJOIN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -62,6 +70,7 @@ pub(super) struct Shared {
     pub(super) rules: Arc<Rules>,
     pub(super) parts: Parts,
     pub(super) leases: Leases,
+    pub(super) nudges: Nudges,
     pub(super) input_partitions: i32,
 }
 
@@ -161,10 +170,26 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
     session.slots.clear();
     drop(session);
     consumer.context().close();
-    consumer.unsubscribe();
+    if result.is_err() {
+        leave(&consumer);
+        info!(worker, "left the group");
+    }
+    // Asked to stop, a worker stays a member until its session is over: when it comes back before, as in a rolling
+    // restart, it finds its shards, and nothing has moved.
     drop(consumer);
-    info!(worker, "left the group");
     result
+}
+
+/// Leaves the group, so that it hands out anew what this worker had. Closing alone would not do for a static member.
+fn leave(consumer: &GroupConsumer) {
+    consumer.unsubscribe();
+    let until = monotonic() + LEAVE_PATIENCE;
+    let mut rounds_without = 0;
+    // The client leaves once its assignment is given back, which happens while it is polled.
+    while rounds_without < LEAVE_ROUNDS && monotonic() < until {
+        drop(consumer.poll(LEAVE_POLL));
+        rounds_without += u32::from(consumer.assignment().is_ok_and(|assignment| assignment.count() == 0));
+    }
 }
 
 /// What a worker may gather of `state.memory` before it loads it in bulk: a sixteenth for all workers together.
@@ -234,6 +259,7 @@ struct Live {
     /// An operator moved the shard here, and no commit has recorded it yet.
     moved_to: Option<i64>,
     end: passing::End,
+    gaps: gap::Gaps,
     /// Something was applied, or is due, since time was last let in.
     touched: bool,
     /// Timestamps of some records of the present transaction, for the latency.
@@ -245,8 +271,14 @@ struct Live {
 impl Session<'_> {
     fn run(&mut self) -> Result<(), Halt> {
         while !self.shutdown.is_cancelled() {
+            if self.shared.nudges.take(self.worker) {
+                return Err(Halt::Rejoin("shards have no owner although the group is at rest".to_owned()));
+            }
             let gathered = self.gather(self.patience())?;
+            let read = gathered.has_records();
+            self.reached_if(read, Step::Polled);
             self.apply(gathered)?;
+            self.reached_if(read, Step::Applied);
             self.serve_changes()?;
             self.restore()?;
             self.position()?;
@@ -259,6 +291,17 @@ impl Session<'_> {
             }
         }
         self.commit(Scope::All)
+    }
+
+    /// Tells whoever watches.
+    fn reached(&self, step: Step) {
+        (self.shared.parts.watcher)(step);
+    }
+
+    fn reached_if(&self, condition: bool, step: Step) {
+        if condition {
+            self.reached(step);
+        }
     }
 
     /// How long to wait for records.

@@ -8,6 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tracing::{debug, warn};
 
+use super::gap::Finding;
 use super::{Halt, Live, RunError, Session, Slot};
 use crate::clock::monotonic;
 use crate::event::Record;
@@ -27,6 +28,12 @@ pub(super) struct Gathered<'c> {
     records: Vec<BorrowedMessage<'c>>,
     /// Partitions that were read to their end.
     ended: Vec<i32>,
+}
+
+impl Gathered<'_> {
+    pub(super) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
 }
 
 impl<'s> Session<'s> {
@@ -116,12 +123,42 @@ impl<'s> Session<'s> {
 }
 
 impl Live {
+    /// The records up to the first gap that may hide others; then the consumer is moved back to before it.
+    fn without_doubt<'r, 'm>(&mut self, records: &'r [Record<'m>]) -> &'r [Record<'m>] {
+        let now = monotonic();
+        let mut expected = self.next;
+        for (place, record) in records.iter().enumerate() {
+            match self.gaps.judge(expected, record.offset, now) {
+                Finding::Sound => {}
+                Finding::Healed { skipped_to } => {
+                    warn!(from = expected, to = skipped_to, "the consumer had left records out; they are read now");
+                }
+                Finding::Doubtful => {
+                    debug!(from = expected, to = record.offset, "offsets are missing; reading them again");
+                    self.seek_to = Some(expected);
+                    self.end.moved();
+                    return &records[..place];
+                }
+            }
+            expected = record.offset + 1;
+        }
+        records
+    }
+
     fn apply(
         &mut self,
         messages: &[BorrowedMessage<'_>],
         now: crate::time::WallTime,
     ) -> Result<(), crate::shard::ShardError> {
         let headers: Vec<Vec<(&str, &[u8])>> = messages.iter().map(headers).collect();
+        // A record from before the position was in the queue when the consumer was moved, and one that was read before
+        // comes again when the client itself has gone back.
+        let mut from = self.next;
+        let mut is_new = |offset: i64| {
+            let new = offset >= from;
+            from = from.max(offset + 1);
+            new
+        };
         let records: Vec<Record<'_>> = messages
             .iter()
             .zip(&headers)
@@ -131,12 +168,12 @@ impl Live {
                 headers,
                 offset: message.offset(),
             })
-            // A record from before the position was in the queue when the consumer was moved.
-            .filter(|record| record.offset >= self.next)
+            .filter(|record| is_new(record.offset))
             .collect();
+        let records = self.without_doubt(&records);
         let Some(last) = records.last() else { return Ok(()) };
         let next = last.offset + 1;
-        self.shard.apply(&records, now, &mut self.effects)?;
+        self.shard.apply(records, now, &mut self.effects)?;
         self.next = next;
         self.touched = true;
         for message in messages.iter().step_by(LATENCY_STRIDE) {

@@ -1,0 +1,158 @@
+//! A network that fails (issue 5, "Zombies and ambiguity"): answers that are lost, connections that break in the middle
+//! of a commit, brokers that cannot be reached for longer than a transaction may take, processes that were stopped and
+//! come back as zombies. In the end exactly the model's transitions, none lost, none doubled.
+
+mod support;
+
+use std::fs;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use support::cluster::Cluster;
+use support::instance::{Deployment, Instance};
+use support::kafka::eventually;
+use support::network::{END_TXN, Fault, FaultId, Harm, INIT_PRODUCER_ID, Way};
+use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
+use support::seed;
+
+/// Longer than a session (6 s below) and than a transaction (10 s).
+const GONE: Duration = Duration::from_secs(16);
+/// What an unanswered question is told by.
+const UNKNOWN: &str = "the outcome of a commit was unknown";
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::start(1))
+}
+
+/// A deployment that reaches its broker through the network.
+fn relayed(name: &str) -> Deployment {
+    let mut deployment = deployment(&cluster().broker, name);
+    deployment.brokers.clone_from(&cluster().relayed);
+    deployment
+        .settings
+        .push_str("\n[kafka.consumer]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1500\n");
+    deployment
+}
+
+fn impose(who: &str, way: Way, api: Option<i16>, harm: Harm, times: Option<u32>) -> FaultId {
+    cluster().network.impose(Fault { who: format!("ebbtide-{who}"), way, api, harm, times })
+}
+
+fn producers(who: &str) -> usize {
+    cluster().network.seen(&format!("ebbtide-{who}"), INIT_PRODUCER_ID)
+}
+
+/// How often the log says so.
+fn said(instance: &Instance, what: &str) -> usize {
+    fs::read_to_string(instance.log()).unwrap_or_default().matches(what).count()
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_has_happened_and_is_taken_as_such() {
+    let cluster = cluster();
+    let deployment = relayed("unanswered");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut instance = deployment.instance("unanswered");
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("lost answers"), || {
+        instance.start();
+        wait_for_progress(&mut along, &mut [&mut instance], 100);
+        for loss in 1..=3 {
+            impose("unanswered", Way::Answers, Some(END_TXN), Harm::Lose, Some(1));
+            eventually("the question to be asked and answered", || said(&instance, UNKNOWN) == loss);
+            wait_for_progress(&mut along, &mut [&mut instance], 100);
+        }
+    });
+    assert_eq!(said(&instance, "answer=Resolved(Took)"), 3, "{}", instance.tail());
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
+#[test]
+fn a_commit_that_never_arrived_in_time_has_not_happened_even_when_it_arrives_late() {
+    let cluster = cluster();
+    let deployment = relayed("late");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut instance = deployment.instance("late");
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("late commits"), || {
+        instance.start();
+        wait_for_progress(&mut along, &mut [&mut instance], 100);
+        for loss in 1..=3 {
+            let held = impose("late", Way::Requests, Some(END_TXN), Harm::Hold, None);
+            eventually("a commit to be given up", || said(&instance, "answer=Resolved(DidNotTake)") >= loss);
+            // Now it is delivered, over the connection that its producer has long left.
+            cluster.network.lift(held);
+            wait_for_progress(&mut along, &mut [&mut instance], 100);
+        }
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
+/// The client repeats a request by itself when its connection was lost, and says nothing when the second one is answered.
+/// The first may still be on its way, and would decide a later transaction of the same producer.
+#[test]
+fn a_producer_whose_connection_was_lost_is_never_used_again() {
+    let cluster = cluster();
+    let deployment = relayed("repeated");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut instance = deployment.instance("repeated");
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("repeated commits"), || {
+        instance.start();
+        wait_for_progress(&mut along, &mut [&mut instance], 100);
+        // All within half a minute, where the client tells the same loss only once.
+        for _ in 0..6 {
+            let before = producers("repeated");
+            let lost = impose("repeated", Way::Answers, Some(END_TXN), Harm::LoseAndCut, Some(1));
+            eventually("an answer to be lost", || !cluster.network.is_imposed(lost));
+            eventually("a new producer", || producers("repeated") > before);
+            wait_for_progress(&mut along, &mut [&mut instance], 20);
+        }
+    });
+    assert_eq!(said(&instance, UNKNOWN), 0, "each was repeated and answered: {}", instance.tail());
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
+#[test]
+fn cut_off_in_one_direction_for_longer_than_a_transaction_nothing_is_lost_or_doubled() {
+    let cluster = cluster();
+    let deployment = relayed("cut-off");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let (mut one, mut two) = (deployment.instance("cut-off"), deployment.instance("beside"));
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("cut off"), || {
+        one.start();
+        two.start();
+        cluster.broker.wait_for_members(&deployment.name, 4);
+        wait_for_progress(&mut along, &mut [&mut one, &mut two], 100);
+        for way in [Way::Requests, Way::Answers] {
+            let held = impose("cut-off", way, None, Harm::Hold, None);
+            thread::sleep(GONE);
+            cluster.network.lift(held);
+            cluster.broker.wait_for_members(&deployment.name, 4);
+            wait_for_progress(&mut along, &mut [&mut one, &mut two], 100);
+        }
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one, &mut two]);
+}
+
+#[test]
+fn a_process_that_was_stopped_past_its_session_comes_back_and_doubles_nothing() {
+    let cluster = cluster();
+    let deployment = relayed("stopped");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let (mut one, mut two) = (deployment.instance("zombie"), deployment.instance("heir"));
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("zombies"), || {
+        one.start();
+        two.start();
+        cluster.broker.wait_for_members(&deployment.name, 4);
+        for _ in 0..3 {
+            wait_for_progress(&mut along, &mut [&mut one, &mut two], 100);
+            one.signal("STOP");
+            // The heir has its shards, and has gone on with them.
+            cluster.broker.wait_for_members(&deployment.name, 2);
+            wait_for_progress(&mut along, &mut [&mut two], 300);
+            one.signal("CONT");
+            cluster.broker.wait_for_members(&deployment.name, 4);
+        }
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one, &mut two]);
+}
