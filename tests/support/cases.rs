@@ -161,6 +161,8 @@ impl Case {
             track: TRACK.map(str::to_owned).to_vec(),
             segments: segments.to_vec(),
             win_back: self.measuring.rules.clone(),
+            retention: Vec::new(),
+            signals: false,
             origin: Origin::default(),
         }
     }
