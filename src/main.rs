@@ -6,6 +6,12 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Memory that was freed goes back to the system after a second, where ten are the default: a storm's commits would
+/// otherwise stay with the process while the next one takes as much again.
+#[expect(unsafe_code, reason = "the allocator looks for a symbol of this name; nothing else defines it")]
+#[unsafe(export_name = "malloc_conf")]
+static MALLOC_CONF: &[u8] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
 fn main() -> ExitCode {
     ebbtide::cli::main()
 }

@@ -2,6 +2,7 @@
 //! what a shard keeps of a user, and what the store holds under the user's id.
 
 use crate::lifecycle::User;
+use crate::retention::Marks;
 use crate::segment::Standing;
 use crate::win_back::Trail;
 
@@ -14,6 +15,8 @@ pub struct Person {
     pub standing: Standing,
     /// Since the latest return, and since the latest entries into segments.
     pub trail: Trail,
+    /// The first A and the B of each retention report.
+    pub marks: Marks,
 }
 
 impl Person {

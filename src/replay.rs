@@ -8,10 +8,12 @@ use std::io::{BufRead, Read as _};
 use std::sync::Arc;
 
 use crate::event::{Decoded, Decoder, EventRules, Record, RejectReason};
-use crate::lifecycle::Policy;
+use crate::lifecycle::{Policy, State};
+use crate::retention::{self, Matrix, Report};
 use crate::rules::{Origin, Rules};
 use crate::segment::Draft;
 use crate::shard::{Aggregates, Cohorts, Counts, Effects, Progress, Shard, ShardError, TimeRules, Topic};
+use crate::signals::{self, Group, Signals};
 use crate::store::memory::MemoryStore;
 use crate::time::{EventTime, Span, WallTime};
 use crate::win_back::WinBackRules;
@@ -24,6 +26,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const TIMER_BUDGET: usize = 10_000;
 /// Rejected records that are told in full.
 const EXAMPLES_MAX: usize = 3;
+/// Values of a dimension that are told in a summary.
+const SIGNAL_VALUES_MAX: usize = 1_000;
 /// Most partitions of a replay.
 pub const PARTITIONS_MAX: u16 = 4096;
 
@@ -38,6 +42,10 @@ pub struct Plan {
     pub segments: Vec<Draft>,
     /// How returns are measured.
     pub win_back: WinBackRules,
+    /// The retention reports, whose lists `events` holds.
+    pub retention: Vec<Report>,
+    /// Whether signals are kept.
+    pub signals: bool,
     /// How far events may be out of order; only `lateness` counts here.
     pub time: TimeRules,
     /// The moment up to which time passes. Later events are left out.
@@ -55,6 +63,10 @@ pub struct Summary {
     pub counts: Counts,
     /// How many users are in which state at the end.
     pub cohorts: Cohorts,
+    /// The retention reports, in the order of the plan.
+    pub retention: Vec<Matrix>,
+    /// What those in each state, and in each segment, showed at the end; empty without signals.
+    pub signals: Vec<Signals>,
     /// How many users are in which segment at the end, in the order of the plan.
     pub segments: Vec<(String, u64)>,
     /// What became of those who returned.
@@ -90,7 +102,7 @@ pub fn replay(
     plan: Plan,
     mut write: impl FnMut(Topic, &[u8]) -> std::io::Result<()>,
 ) -> Result<Summary, ReplayError> {
-    let Plan { mut events, policy, segments, win_back, time, until, partitions } = plan;
+    let Plan { mut events, policy, segments, win_back, retention, signals, time, until, partitions } = plan;
     // "Now" is `until`, and nothing of the future may get in.
     events.max_future = Span::ZERO;
     let line_max = events.max_size + 1;
@@ -100,7 +112,17 @@ pub fn replay(
     let time = TimeRules { lateness, idle_after: Span::ZERO, silence_guard: None };
     let names: Vec<String> = segments.iter().map(|draft| draft.name.clone()).collect();
     let decoder = decoder(events)?;
-    let rules = Arc::new(Rules { policy, decoder, time, track, segments, win_back, origin: Origin::default() });
+    let rules = Arc::new(Rules {
+        policy,
+        decoder,
+        time,
+        track,
+        segments,
+        win_back,
+        retention,
+        signals,
+        origin: Origin::default(),
+    });
     let now = WallTime::from_millis(until.as_millis());
 
     let count = partitions.clamp(1, PARTITIONS_MAX);
@@ -126,6 +148,28 @@ pub fn replay(
         commit(shard)?;
         summary.cohorts.merge(shard.cohorts());
         summary.aggregates.merge(shard.aggregates());
+    }
+    // Everything up to `until` was seen, whatever a shard without late users says.
+    for (index, report) in rules.retention.iter().enumerate() {
+        let mut cohorts = retention::Cohorts::default();
+        for shard in &shards {
+            cohorts.add(shard.retention(index));
+        }
+        summary.retention.push(Matrix::new(report, until, cohorts));
+    }
+    if rules.signals {
+        let states = State::ALL.into_iter().map(Group::State);
+        let segments = rules.segments.iter().map(|segment| Group::Segment(segment.name.as_str().into()));
+        let counts = |group: &Group| {
+            let mut counts = signals::Counts::default();
+            for shard in &shards {
+                counts.merge(&shard.aggregates().signals(group));
+            }
+            counts
+        };
+        let active = counts(&Group::State(State::Active));
+        let all = states.chain(segments).map(|group| Signals::new(&group, &counts(&group), &active, SIGNAL_VALUES_MAX));
+        summary.signals.extend(all);
     }
     let sized = |name: String| (summary.aggregates.size(&name), name);
     summary.segments = names.into_iter().map(sized).map(|(size, name)| (name, size)).collect();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::event::Decoder;
 use crate::lifecycle::Policy;
+use crate::retention::Report;
 use crate::segment::Draft;
 use crate::shard::watermark::TimeRules;
 use crate::win_back::WinBackRules;
@@ -23,6 +24,10 @@ pub struct Rules {
     pub segments: Vec<Draft>,
     /// How returns are measured.
     pub win_back: WinBackRules,
+    /// The retention reports; the decoder knows their lists, in the same order.
+    pub retention: Vec<Report>,
+    /// Whether signals are kept.
+    pub signals: bool,
     /// What the output says about where it came from.
     pub origin: Origin,
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the rules and the shard: no I/O, no clock, no threads.
-const INNER: [&str; 11] = [
+const INNER: [&str; 13] = [
     "time.rs",
     "rules.rs",
     "person.rs",
@@ -16,6 +16,8 @@ const INNER: [&str; 11] = [
     "segment",
     "win_back",
     "calibrate",
+    "retention",
+    "signals",
 ];
 
 /// What no inner module may name.

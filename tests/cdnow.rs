@@ -25,6 +25,8 @@ fn replayed(partitions: u16) -> (Summary, Vec<Value>) {
         policy: config.policy,
         segments: config.segments,
         win_back: config.win_back,
+        retention: config.retention,
+        signals: config.signals,
         time: config.time,
         until: UNTIL,
         partitions,

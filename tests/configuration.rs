@@ -143,6 +143,57 @@ fn segments_come_from_the_environment_and_warn_of_conditions_on_time() {
 }
 
 #[test]
+fn retention_reports_are_read_strictly() {
+    let text = r#"
+        kafka.brokers = "a:1"
+        [[retention]]
+        name = "core"
+        start = "Project Created"
+        return = ["*"]
+        count = 13
+        [[retention]]
+        name = "paid"
+        start = [{ event = "Upgraded", where = { plan = "pro" } }]
+        period = "month"
+    "#;
+    let config = parse(text).expect("valid");
+    let [core, paid] = config.retention.as_slice() else { panic!("{:?}", config.retention) };
+    assert_eq!((core.name.as_str(), core.period.as_str(), core.count), ("core", "week", 13));
+    assert_eq!((paid.period.as_str(), paid.count, config.events.reports.len()), ("month", 12, 2));
+    let found = problems(
+        r#"
+        kafka.brokers = "a:1"
+        [[retention]]
+        name = "a b"
+        start = "*x"
+        retrun = "*"
+        [[retention]]
+        period = "year"
+        count = 61
+        [[retention]]
+        name = "twice"
+        start = []
+        [[retention]]
+        name = "twice"
+        "#,
+    );
+    for (path, says) in [
+        ("retention[0].name", "letters, digits"),
+        ("retention[0].start", "end of an event name"),
+        ("retention[0].retrun", "did you mean `return`?"),
+        ("retention[1].name", "is needed"),
+        ("retention[1].period", "none of day, week, month"),
+        ("retention[1].count", "1 to 60"),
+        ("retention[2].start", "is empty"),
+        ("retention[3].name", "another report's name"),
+    ] {
+        let hit = found.iter().any(|line| line.starts_with(&format!("{path}: ")) && line.contains(says));
+        assert!(hit, "{path}: {says}\n{}", found.join("\n"));
+    }
+    assert_eq!(found.len(), 8, "{}", found.join("\n"));
+}
+
+#[test]
 fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
     let found = problems("brokers = \"localhost:9092\"");
     assert!(found.iter().any(|line| line.contains("did you mean `kafka.brokers`?")), "{found:?}");

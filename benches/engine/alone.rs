@@ -280,6 +280,8 @@ pub(crate) fn replay(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
         policy: config.policy,
         segments: config.segments,
         win_back: config.win_back,
+        retention: config.retention,
+        signals: config.signals,
         time: config.time,
         until,
         partitions: 1,

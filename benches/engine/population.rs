@@ -16,7 +16,7 @@ use ebbtide::shard::{Cohorts, Effects, Progress, Shard, ShardRecord, TimeRules, 
 use ebbtide::store::memory::MemoryStore;
 use ebbtide::store::{Batch as Written, Deadline, Store, codec};
 use ebbtide::time::{Day, EventTime, Span, WallTime};
-use ebbtide::win_back::WinBackRules;
+use ebbtide::win_back::{Trail, WinBackRules};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -84,6 +84,8 @@ pub(crate) fn rules_with(segments: Vec<Draft>) -> anyhow::Result<Arc<Rules>> {
         track: Vec::new(),
         segments,
         win_back: WinBackRules::default(),
+        retention: Vec::new(),
+        signals: false,
         origin: Origin::default(),
     }))
 }
@@ -147,7 +149,10 @@ impl Population {
         let mut parts = Vec::with_capacity(shards.len());
         for shard in shards {
             let stored = shard.store().scan(None, usize::MAX)?;
-            let people = stored.iter().map(|(_, value)| codec::decode_user(value)).collect::<Result<Vec<_>, _>>()?;
+            // Without their returns: those are counted in the shard's ledger, which copies would have to multiply.
+            let copied = |person: Person| Person { trail: Trail::default(), ..person };
+            let people = stored.iter().map(|(_, value)| codec::decode_user(value).map(copied));
+            let people = people.collect::<Result<Vec<_>, _>>()?;
             let copies = users.div_ceil(shards.len() as u64 * people.len() as u64);
             let mut cohorts = Cohorts::default();
             (0..copies).for_each(|_| cohorts.merge(shard.cohorts()));

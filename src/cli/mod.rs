@@ -4,8 +4,11 @@
 //! (trying again does not help). What a program may read goes to standard output; everything for people to standard
 //! error.
 
+pub mod calibrate;
 pub mod check;
+pub mod compare;
 pub mod demo;
+pub mod export;
 pub mod generate;
 pub mod logging;
 pub mod replay;
@@ -13,6 +16,7 @@ pub mod restoring;
 pub mod run;
 pub mod screen;
 mod signals;
+pub mod source;
 pub mod table;
 
 use std::ffi::OsString;
@@ -48,6 +52,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Run the same rules over a file of events, without Kafka
     Replay(replay::ReplayArgs),
+    /// Choose thresholds from a history of events: who returns after how long a silence, and BG/NBD's parameters
+    Calibrate(calibrate::CalibrateArgs),
+    /// Write the users of a segment or state to a file, from a running instance
+    Export(export::ExportArgs),
     /// Write the events of a believable, seeded population
     Generate(generate::GenerateArgs),
     /// See it work: a generated population at a fast clock, on a Kafka inside of this process or on your own
@@ -102,6 +110,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Demo(args) => demo::run(&args),
     };

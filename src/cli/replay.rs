@@ -1,27 +1,27 @@
 //! `ebbtide replay`: the same rules over a file.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::compare::{Comparison, Layout};
+use super::source::{is_standard, open};
 use super::table::{self, grouped};
 use super::{WrongArgument, parse_time};
 use crate::clock::{Clock as _, SystemClock, monotonic};
 use crate::config::Config;
 use crate::config::check::Purpose;
 use crate::replay::{PARTITIONS_MAX, Plan, Summary, latest, replay};
+use crate::retention::Matrix;
 use crate::shard::Topic;
+use crate::signals::Signals;
 use crate::time::EventTime;
 
-const READ_BUFFER: usize = 1 << 20;
 const WRITE_BUFFER: usize = 1 << 18;
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Arguments of `ebbtide replay`.
 #[derive(Args, Debug)]
@@ -31,22 +31,26 @@ pub struct ReplayArgs {
     /// Let time pass up to this moment, and leave out later events [default: the latest event's time]
     #[arg(short, long, value_name = "TIME", value_parser = parse_time)]
     until: Option<EventTime>,
-    /// A configuration whose policy, event rules and lateness count; a file with a policy alone is enough [default:
-    /// the default policy, native events]
+    /// A configuration whose policy, event rules and lateness count; a file with a policy alone is enough. Given more
+    /// than once, the output is no transitions but the cohorts day by day, side by side [default: the default policy,
+    /// native events]
     #[arg(short, long, value_name = "FILE", visible_alias = "config")]
-    policy: Option<PathBuf>,
-    /// Where to write transitions; `-` is standard output
+    policy: Vec<PathBuf>,
+    /// Where to write; `-` is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
-    /// How to write transitions
-    #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
-    format: Format,
+    /// How to write: transitions as jsonl (default), tsv or none; compared policies as table (default), csv or json
+    #[arg(short, long, value_enum)]
+    format: Option<Format>,
     /// Where to write entries into segments and exits, one record a line, as in the topic [default: nowhere]
     #[arg(long, value_name = "FILE")]
     segments: Option<PathBuf>,
     /// Where to write what campaigns brought, one record a line, as in the topic [default: nowhere]
     #[arg(long, value_name = "FILE")]
     outcomes: Option<PathBuf>,
+    /// Where to write the retention reports and signals as of the end, as JSON [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    reports: Option<PathBuf>,
     /// Spread the users over so many shards; makes no difference to any user's transitions
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: u16,
@@ -55,7 +59,7 @@ pub struct ReplayArgs {
     quiet: bool,
 }
 
-/// How transitions are written.
+/// How the output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// One transition record a line, as in the topic
@@ -64,6 +68,69 @@ enum Format {
     Tsv,
     /// Nothing: the cohort table alone
     None,
+    /// Compared policies for people
+    Table,
+    /// Compared policies, one row a day and policy
+    Csv,
+    /// Compared policies, one object a day
+    Json,
+}
+
+/// What one run of the command writes, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Transitions(Format),
+    Comparison(Layout),
+}
+
+impl ReplayArgs {
+    fn wanted(&self) -> Result<Wanted, WrongArgument> {
+        let compared = self.policy.len() > 1;
+        let wanted = match self.format {
+            None if compared => Wanted::Comparison(Layout::Table),
+            None => Wanted::Transitions(Format::Jsonl),
+            Some(Format::Table) => Wanted::Comparison(Layout::Table),
+            Some(Format::Csv) => Wanted::Comparison(Layout::Csv),
+            Some(Format::Json) => Wanted::Comparison(Layout::Json),
+            Some(format) => Wanted::Transitions(format),
+        };
+        match wanted {
+            Wanted::Transitions(_) if compared => {
+                Err(WrongArgument("several policies are compared as --format table, csv or json".to_owned()))
+            }
+            wanted => Ok(wanted),
+        }
+    }
+
+    /// The moment at which time ends: as given, or the latest event that any of the rules sees.
+    fn end(&self, configs: &[Config]) -> anyhow::Result<EventTime> {
+        if let Some(until) = self.until {
+            return Ok(until);
+        }
+        if is_standard(&self.file) {
+            return Err(WrongArgument("standard input can be read only once: say --until when".to_owned()).into());
+        }
+        let mut end = None;
+        for config in configs {
+            let input = open(&self.file, self.quiet, "looking")?;
+            end = end.max(latest(input, config.events.clone(), SystemClock.now())?);
+        }
+        end.ok_or_else(|| anyhow::anyhow!("{} holds no event", self.file.display()))
+    }
+
+    fn plan(&self, config: &Config, until: EventTime) -> Plan {
+        Plan {
+            events: config.events.clone(),
+            policy: config.policy.clone(),
+            segments: config.segments.clone(),
+            win_back: config.win_back.clone(),
+            retention: config.retention.clone(),
+            signals: config.signals,
+            time: config.time.clone(),
+            until,
+            partitions: self.partitions,
+        }
+    }
 }
 
 /// Runs the command.
@@ -71,49 +138,80 @@ enum Format {
 /// # Errors
 /// The policy is wrong, or a file cannot be read or written.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
-    let config = match &args.policy {
-        Some(path) => Config::load(path, Purpose::Rules, [])?,
-        None => Config::with_brokers(""),
+    let wanted = args.wanted()?;
+    let configs = match args.policy.as_slice() {
+        [] => vec![Config::with_brokers("")],
+        paths => paths.iter().map(|path| Config::load(path, Purpose::Rules, [])).collect::<Result<_, _>>()?,
     };
-    let until = match args.until {
-        Some(until) => until,
-        None if is_standard(&args.file) => {
-            return Err(WrongArgument("standard input can be read only once: say --until when".to_owned()).into());
+    if configs.len() > 1 && is_standard(&args.file) {
+        return Err(WrongArgument("standard input can be read only once, by one policy".to_owned()).into());
+    }
+    let until = args.end(&configs)?;
+    match (wanted, configs.as_slice()) {
+        (Wanted::Transitions(format), [config, ..]) => transitions(args, config, format, until),
+        (_, configs) => {
+            let layout = if let Wanted::Comparison(layout) = wanted { layout } else { Layout::Table };
+            compare(args, configs, layout, until)
         }
-        None => latest(open(&args.file, args.quiet, "looking")?, config.events.clone(), SystemClock.now())?
-            .ok_or_else(|| anyhow::anyhow!("{} holds no event", args.file.display()))?,
-    };
-    let plan = Plan {
-        events: config.events,
-        policy: config.policy,
-        segments: config.segments,
-        win_back: config.win_back,
-        time: config.time,
-        until,
-        partitions: args.partitions,
-    };
+    }
+}
+
+fn transitions(args: &ReplayArgs, config: &Config, format: Format, until: EventTime) -> anyhow::Result<()> {
     let input = open(&args.file, args.quiet, "replaying")?;
     let mut output = create(&args.output)?;
     let mut segments = args.segments.as_deref().map(create).transpose()?;
     let mut outcomes = args.outcomes.as_deref().map(create).transpose()?;
     let began = monotonic();
-    if args.format == Format::Tsv {
+    if format == Format::Tsv {
         write_header(&mut output)?;
     }
-    let summary = replay(input, plan, |topic, json| match (topic, args.format) {
+    let summary = replay(input, args.plan(config, until), |topic, json| match (topic, format) {
         (Topic::Segments, _) => segments.as_mut().map_or(Ok(()), |out| write_line(json, out)),
         (Topic::Outcomes, _) => outcomes.as_mut().map_or(Ok(()), |out| write_line(json, out)),
         (Topic::Transitions, Format::Jsonl) => write_line(json, &mut output),
         (Topic::Transitions, Format::Tsv) => write_tsv(json, &mut output),
-        (Topic::Transitions, Format::None) | (Topic::States | Topic::DeadLetters, _) => Ok(()),
+        (Topic::Transitions, Format::None | Format::Table | Format::Csv | Format::Json)
+        | (Topic::States | Topic::DeadLetters, _) => Ok(()),
     })?;
     for out in [Some(&mut output), segments.as_mut(), outcomes.as_mut()].into_iter().flatten() {
         out.flush().context("cannot write records")?;
+    }
+    if let Some(path) = &args.reports {
+        let mut out = create(path)?;
+        let reports = Reports { until: until.to_string(), retention: &summary.retention, signals: &summary.signals };
+        serde_json::to_writer_pretty(&mut out, &reports)?;
+        writeln!(out).and_then(|()| out.flush()).context("cannot write the reports")?;
     }
     if !args.quiet {
         report(&summary, until, began.elapsed())?;
     }
     Ok(())
+}
+
+fn compare(args: &ReplayArgs, configs: &[Config], layout: Layout, until: EventTime) -> anyhow::Result<()> {
+    let mut output = create(&args.output)?;
+    let mut comparison = Comparison::default();
+    for (index, config) in configs.iter().enumerate() {
+        let name = args.policy.get(index).map_or_else(|| "default".to_owned(), |path| path.display().to_string());
+        let input = open(&args.file, args.quiet, "replaying")?;
+        let mut days = comparison.begin(name);
+        let summary = replay(input, args.plan(config, until), |topic, json| match topic {
+            Topic::Transitions => days.transition(json),
+            Topic::States | Topic::Segments | Topic::Outcomes | Topic::DeadLetters => Ok(()),
+        })?;
+        comparison.end(days, &summary);
+    }
+    comparison.write(layout, until, &mut output).context("cannot write the comparison")?;
+    output.flush().context("cannot write the comparison")?;
+    Ok(())
+}
+
+/// What `--reports` writes.
+#[derive(Serialize)]
+struct Reports<'a> {
+    until: String,
+    retention: &'a [Matrix],
+    signals: &'a [Signals],
 }
 
 fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io::Result<()> {
@@ -141,7 +239,11 @@ fn report(summary: &Summary, until: EventTime, took: std::time::Duration) -> io:
         took.as_secs_f64()
     )?;
     write!(err, "{}", table::cohorts(&summary.cohorts))?;
-    write!(err, "{}", table::segments(&summary.segments))
+    write!(err, "{}", table::segments(&summary.segments))?;
+    for matrix in &summary.retention {
+        write!(err, "\n{}", table::retention(matrix))?;
+    }
+    Ok(())
 }
 
 /// The columns of a transition record that the tab-separated form has.
@@ -176,61 +278,10 @@ fn write_tsv(json: &[u8], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{user_id}\t{seq}\t{from}\t{to}\t{kind}\t{reason}\t{effective_at}\t{last}\t{total_events}")
 }
 
-fn is_standard(path: &Path) -> bool {
-    path == Path::new("-")
-}
-
 fn create(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     if is_standard(path) {
         return Ok(Box::new(BufWriter::with_capacity(WRITE_BUFFER, io::stdout())));
     }
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Box::new(BufWriter::with_capacity(WRITE_BUFFER, file)))
-}
-
-/// Opens events under a progress bar, whichever way they are compressed: the first bytes tell, not the name.
-fn open(path: &Path, quiet: bool, verb: &'static str) -> anyhow::Result<Box<dyn BufRead>> {
-    let failed = || format!("cannot read {}", path.display());
-    let raw: Box<dyn Read> = if is_standard(path) {
-        Box::new(io::stdin())
-    } else {
-        let file = File::open(path).with_context(failed)?;
-        let length = file.metadata().with_context(failed)?.len();
-        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
-        let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(verb);
-        Box::new(Progress { bar, file })
-    };
-    let mut raw = BufReader::with_capacity(READ_BUFFER, raw);
-    let start = raw.fill_buf().with_context(failed)?;
-    if start.starts_with(&GZIP) {
-        let plain = flate2::bufread::MultiGzDecoder::new(raw);
-        return Ok(Box::new(BufReader::with_capacity(READ_BUFFER, plain)));
-    }
-    if start.starts_with(&ZSTD) {
-        let plain = zstd::Decoder::with_buffer(raw).with_context(failed)?;
-        return Ok(Box::new(BufReader::with_capacity(READ_BUFFER, plain)));
-    }
-    Ok(Box::new(raw))
-}
-
-/// A file whose bar goes when it is read.
-struct Progress {
-    bar: ProgressBar,
-    file: File,
-}
-
-impl Read for Progress {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(into)?;
-        self.bar.inc(count as u64);
-        Ok(count)
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
 }

@@ -72,6 +72,8 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
         track: config.events.track.clone(),
         segments: config.segments.clone(),
         win_back: config.win_back.clone(),
+        retention: config.retention.clone(),
+        signals: config.signals,
         origin: Origin { group: config.kafka.group_id.clone(), topic: config.topics.events.clone() },
     }))
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::lifecycle::State;
+use crate::retention::Matrix;
 use crate::shard::Cohorts;
 
 /// Width of the longest bar, in characters.
@@ -34,6 +35,30 @@ pub fn cohorts(sizes: &Cohorts) -> String {
         );
     }
     let _ = writeln!(text, "{:<10}{:>41}", "not yet", grouped(sizes.without_life()));
+    text
+}
+
+/// A retention report: a row a cohort, the share retained in each period in percent, `*` where it can still grow. Of long
+/// reports the latest cohorts and the first periods.
+#[must_use]
+pub fn retention(matrix: &Matrix) -> String {
+    const ROWS: usize = 16;
+    const COLUMNS: usize = 13;
+    let mut text = format!("retention {}, by {}, percent\n{:<12}{:>9}", matrix.name, matrix.period, "cohort", "size");
+    let columns = (usize::from(matrix.count) + 1).min(COLUMNS);
+    for k in 0..columns {
+        let _ = write!(text, "{k:>6}");
+    }
+    text.push('\n');
+    for row in &matrix.cohorts[matrix.cohorts.len().saturating_sub(ROWS)..] {
+        let _ = write!(text, "{:<12}{:>9}", row.cohort, grouped(row.size));
+        for (k, retained) in row.retained.iter().take(columns).enumerate() {
+            let tenths = retained * 1000 / row.size.max(1);
+            let open = if k < usize::from(row.complete) { ' ' } else { '*' };
+            let _ = write!(text, "{:>3}.{}{open}", tenths / 10, tenths % 10);
+        }
+        text.push('\n');
+    }
     text
 }
 

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::file::{Reader, is_off};
 use super::problem::ConfigError;
+use super::reports;
 use super::segments;
 use super::{Config, HttpConfig, LogConfig, LogFormat, Properties, Secret, StateConfig, TopicsConfig, units};
 use crate::event::{CustomPointers, Decoder, EventList, EventPattern, EventRules, FilterValue, Preset};
@@ -136,6 +137,9 @@ fn read(reader: &mut Reader, purpose: Purpose) -> Config {
     read_topics(reader, &mut config.topics);
     read_events(reader, &mut config.events);
     config.policy = read_policy(reader);
+    config.retention = reports::read_retention(reader);
+    config.events.reports = reports::lists(&config.retention);
+    config.signals = reports::read_signals(reader);
     config.segments = segments::read_segments(reader, &config.events.track);
     config.win_back = segments::read_win_back(reader);
     config.time = read_time(reader);
@@ -263,7 +267,7 @@ fn role(reader: &mut Reader, path: &str) -> Option<EventList> {
     Some(list)
 }
 
-fn event_list(reader: &mut Reader, path: &str) -> Option<EventList> {
+pub(super) fn event_list(reader: &mut Reader, path: &str) -> Option<EventList> {
     let items = reader.list(path)?;
     let patterns = items.into_iter().enumerate();
     Some(EventList::new(
@@ -271,7 +275,7 @@ fn event_list(reader: &mut Reader, path: &str) -> Option<EventList> {
     ))
 }
 
-fn pattern(reader: &mut Reader, path: &str, item: Value) -> Option<EventPattern> {
+pub(super) fn pattern(reader: &mut Reader, path: &str, item: Value) -> Option<EventPattern> {
     let (name, filters) = match item {
         Value::String(name) => (name, Vec::new()),
         Value::Table(mut table) => {

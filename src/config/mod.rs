@@ -9,6 +9,7 @@
 pub mod check;
 pub mod file;
 pub mod problem;
+mod reports;
 pub mod secret;
 mod segments;
 pub mod units;
@@ -22,6 +23,7 @@ pub use secret::{Properties, Secret};
 
 use crate::event::EventRules;
 use crate::lifecycle::Policy;
+use crate::retention::Report;
 use crate::segment::{Draft, Segments};
 use crate::shard::watermark::TimeRules;
 use crate::win_back::WinBackRules;
@@ -46,6 +48,10 @@ pub struct Config {
     pub events: EventRules,
     /// From when on silence has a meaning (SPEC section 2).
     pub policy: Policy,
+    /// The retention reports (SPEC-WINBACK section 11); `events.reports` holds their lists.
+    pub retention: Vec<Report>,
+    /// Whether signals are kept (SPEC-WINBACK section 12).
+    pub signals: bool,
     /// The live audiences (SPEC-WINBACK section 9). They compile.
     pub segments: Vec<Draft>,
     /// How returns are measured (SPEC-WINBACK section 10).
@@ -176,6 +182,8 @@ impl Config {
             topics: TopicsConfig::default(),
             events: EventRules::default(),
             policy: Policy::default(),
+            retention: Vec::new(),
+            signals: false,
             segments: Vec::new(),
             win_back: WinBackRules::default(),
             time: TimeRules::default(),

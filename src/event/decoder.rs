@@ -7,7 +7,7 @@ use super::preset::{self, cloudevents};
 use super::reader::{Found, Reader, Wanted};
 use super::rules::{EventList, EventRules, FilterValue, NamePattern, Preset, RulesProblem};
 use super::value::Given;
-use super::{Decoded, Event, Record, RejectReason, Rejection, Roles};
+use super::{Decoded, Event, Record, RejectReason, Rejection, ReportRoles, Roles};
 use crate::time::WallTime;
 
 /// How many values of a record are picked up without an allocation.
@@ -24,6 +24,8 @@ pub struct Decoder {
     activation: Option<Matcher>,
     core: Option<Matcher>,
     win_back: Option<Matcher>,
+    /// A and B of each retention report.
+    reports: Vec<(Matcher, Matcher)>,
     /// Index of the campaign property among the wanted ones.
     campaign: Option<usize>,
     /// The format of the record's value.
@@ -53,6 +55,8 @@ impl Decoder {
         let activation = optional(&rules.activation);
         let core = optional(&rules.core);
         let win_back = optional(&rules.win_back);
+        let mut lists = |list: &EventList| Matcher::new(list, &mut wanted);
+        let reports = rules.reports.iter().map(|report| (lists(&report.start), lists(&report.back))).collect();
         let campaign = rules.campaign.as_ref().filter(|_| win_back.is_some()).map(|property| wanted.index(property));
 
         let layout = match rules.preset {
@@ -73,6 +77,7 @@ impl Decoder {
             activation,
             core,
             win_back,
+            reports,
             campaign,
             rules,
         })
@@ -139,6 +144,7 @@ impl Decoder {
             return Err(Rejection::new(RejectReason::Future, message));
         }
         let roles = self.roles(&name, found);
+        let reports = if roles.activity { self.report_roles(&name, found) } else { ReportRoles::default() };
         let campaign = self.campaign.filter(|_| roles.win_back).and_then(|property| found.campaign(property));
         let mut refused = 0;
         let tracked = (0_u16..)
@@ -149,7 +155,7 @@ impl Decoder {
                 Some((index, value.ok()?))
             })
             .collect();
-        Ok(Event { user_id, name, time, id: found.id()?, roles, campaign, tracked, refused })
+        Ok(Event { user_id, name, time, id: found.id()?, roles, reports, campaign, tracked, refused })
     }
 
     fn user<'a>(&self, found: &Found<'_, 'a>) -> Result<Cow<'a, str>, Rejection> {
@@ -186,6 +192,15 @@ impl Decoder {
             core: or_activity(&self.core),
             win_back: self.win_back.as_ref().is_some_and(|list| list.matches(name, found)),
         }
+    }
+
+    fn report_roles(&self, name: &str, found: &Found<'_, '_>) -> ReportRoles {
+        let mut roles = ReportRoles::default();
+        for (index, (start, back)) in self.reports.iter().enumerate() {
+            roles.starts |= u16::from(start.matches(name, found)) << index;
+            roles.returns |= u16::from(back.matches(name, found)) << index;
+        }
+        roles
     }
 }
 

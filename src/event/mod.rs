@@ -22,7 +22,7 @@ use std::borrow::Cow;
 
 pub use decoder::Decoder;
 pub use rules::{
-    CustomPointers, EventList, EventPattern, EventRules, FilterValue, PatternProblem, Preset, RulesProblem,
+    CustomPointers, EventList, EventPattern, EventRules, FilterValue, PatternProblem, Preset, ReportLists, RulesProblem,
 };
 
 use crate::time::EventTime;
@@ -40,6 +40,8 @@ pub struct Event<'a> {
     pub id: Option<Cow<'a, str>>,
     /// What the event counts as.
     pub roles: Roles,
+    /// What the event is in the retention reports.
+    pub reports: ReportRoles,
     /// The campaign that a win-back event names; `None` unless `roles.win_back` and the property is there.
     pub campaign: Option<Cow<'a, str>>,
     /// The tracked properties that this event sets: index into `properties.track`, and the value as compact JSON text.
@@ -60,6 +62,15 @@ pub struct Roles {
     pub core: bool,
     /// A session that a win-back campaign brought.
     pub win_back: bool,
+}
+
+/// What an activity is in the retention reports (SPEC-WINBACK section 11): bit `i` is the report at index `i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportRoles {
+    /// Reports whose A it is.
+    pub starts: u16,
+    /// Reports whose B it is.
+    pub returns: u16,
 }
 
 /// A record of the input topic as it came from Kafka or a file.

@@ -43,6 +43,8 @@ pub struct EventRules {
     pub win_back: Option<EventList>,
     /// The property that names the campaign.
     pub campaign: Option<String>,
+    /// The retention reports' events, in the reports' order; at most 16.
+    pub reports: Vec<ReportLists>,
     /// Placeholder users, compared without regard to ASCII case.
     pub reject_users: Vec<String>,
     /// How far ahead of wall time an event may be dated.
@@ -53,6 +55,15 @@ pub struct EventRules {
     pub track: Vec<String>,
     /// Where the fields are; needed by, and only by, [`Preset::Custom`].
     pub custom: Option<CustomPointers>,
+}
+
+/// The events of one retention report; only activity counts, as for the roles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReportLists {
+    /// A: the first of these makes the cohort.
+    pub start: EventList,
+    /// B: the user is back.
+    pub back: EventList,
 }
 
 /// JSON pointers (RFC 6901) of the custom preset.
@@ -170,6 +181,8 @@ impl EventRules {
     pub const MAX_TRACKED_VALUE: usize = 1024;
     /// How many properties may be tracked: each is kept for each user.
     pub const MAX_TRACKED: usize = 64;
+    /// How many retention reports there may be: an event's part in them is a bit each.
+    pub const MAX_REPORTS: usize = 16;
     /// Deepest nesting of a record. Well below what common JSON parsers accept, so that a tracked value, set into a
     /// transition, is still readable by all.
     pub const MAX_DEPTH: usize = 64;
@@ -225,6 +238,10 @@ impl EventRules {
         if self.campaign.is_some() && self.win_back.is_none() {
             problem("events.campaign_property", "names a campaign, but events.win_back lists no events".to_owned());
         }
+        if self.reports.len() > EventRules::MAX_REPORTS {
+            let message = format!("{} reports, at most {} are possible", self.reports.len(), EventRules::MAX_REPORTS);
+            problem("retention", message);
+        }
         match (self.preset, &self.custom) {
             (Preset::Custom, None) => {
                 problem("events.custom", "the custom preset needs the pointers user_id, name and time".to_owned());
@@ -272,6 +289,7 @@ impl Default for EventRules {
             core: None,
             win_back: None,
             campaign: None,
+            reports: Vec::new(),
             reject_users: Self::PLACEHOLDER_USERS.map(String::from).to_vec(),
             max_future: Span::from_millis(3_600_000),
             max_size: 1 << 20,

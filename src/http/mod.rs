@@ -11,6 +11,7 @@
 pub mod auth;
 pub mod cohorts;
 pub mod console;
+pub mod export;
 pub mod group;
 pub mod health;
 pub mod history;
@@ -18,6 +19,7 @@ pub mod host;
 pub mod live;
 pub mod openapi;
 pub mod problem;
+pub mod reports;
 pub mod serve;
 pub mod shards;
 #[cfg(test)]
@@ -105,6 +107,7 @@ pub struct Api {
     pub(crate) live: Live,
     pub(crate) stop: CancellationToken,
     pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) export_permits: Arc<Semaphore>,
     feed: Onlooker,
     guard: Guard,
     names: Names,
@@ -134,6 +137,7 @@ impl Api {
             live: Live::default(),
             stop,
             stream_permits: Arc::new(Semaphore::new(STREAMS_MAX)),
+            export_permits: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             feed: feed.watch(),
             guard: Guard::new(token.as_deref()),
             names,
@@ -200,6 +204,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/cohorts/shards", get(cohorts::shards))
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
+        .route("/v1/retention", get(reports::list))
+        .route("/v1/retention/{name}", get(reports::retention))
+        .route("/v1/segments/{name}/{file}", get(export::segment))
+        .route("/v1/states/{state}/{file}", get(export::state))
+        .route("/v1/signals", get(reports::signals))
         .route("/v1/shards", get(shards::list))
         .route("/v1/segments", get(win_back::segments))
         .route("/v1/win-back", get(win_back::returns))

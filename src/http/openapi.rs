@@ -4,7 +4,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::http::{cohorts, health, live, shards, users, win_back};
+use crate::http::{cohorts, export, health, live, reports, shards, users, win_back};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -12,12 +12,15 @@ use crate::http::{cohorts, health, live, shards, users, win_back};
     info(title = "Ebbtide", description = "Lifecycle states of users, live. `/v1/cohorts` and `/v1/users` answer for the whole group from any instance; everything else is about the instance that is asked."),
     paths(
         cohorts::now, cohorts::shards, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
+        reports::list, reports::retention, reports::signals, export::segment, export::state,
         win_back::segments, win_back::returns, health::alive, health::ready, health::metrics,
     ),
     tags(
         (name = "cohorts", description = "How many are in which state, and who moved"),
         (name = "win-back", description = "Segments, returns, and what campaigns added"),
         (name = "users", description = "One user"),
+        (name = "exports", description = "Audiences as files"),
+        (name = "reports", description = "Retention, and what came before"),
         (name = "transitions", description = "Changes of state as they happen"),
         (name = "operations", description = "For machines and the on-call"),
     ),

@@ -65,6 +65,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "/problems/unknown-user", "Unknown user", detail)
     }
 
+    /// 404: nothing of this name is configured.
+    pub fn unknown(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "/problems/unknown-name", "Unknown name", detail)
+    }
+
     /// 405: the route is there, the method is not.
     #[must_use]
     pub fn method_not_allowed() -> Self {

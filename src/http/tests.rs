@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::clock::Clock;
-use crate::event::{Decoder, Event, EventRules, Roles};
+use crate::event::{Decoder, Event, EventRules, ReportRoles, Roles};
 use crate::http::group::{Directory, DirectoryError, Member};
 use crate::http::users::{DeletionError, Deletions};
 use crate::http::{Api, Parts, router};
@@ -104,6 +104,8 @@ impl Instance {
             track,
             segments: vec![Draft { name: "gone".to_owned(), ..Draft::default() }],
             win_back: crate::win_back::WinBackRules::default(),
+            retention: Vec::new(),
+            signals: false,
             origin: crate::rules::Origin::default(),
         };
         let parts = Parts {
@@ -150,6 +152,7 @@ impl Instance {
             time: EventTime::from_millis(NOW.as_millis() - idle_days * DAY_MS),
             id: None,
             roles: Roles { activity: true, activation: true, core: true, win_back: false },
+            reports: ReportRoles::default(),
             campaign: None,
             tracked: vec![(0, "\"pro\"".into())],
             refused: 0,

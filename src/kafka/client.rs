@@ -24,7 +24,7 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "3000"),
     // What is read ahead is bounded by bytes; pausing would throw it away.
     ("queued.min.messages", "20000"),
-    ("queued.max.messages.kbytes", "16384"),
+    ("queued.max.messages.kbytes", "8192"),
     // Looks again soon after the queue was full, where librdkafka would wait for a second.
     ("fetch.queue.backoff.ms", "10"),
     ("fetch.wait.max.ms", "100"),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::condition::Failed;
 use super::*;
-use crate::event::{Event, Roles};
+use crate::event::{Event, ReportRoles, Roles};
 use crate::lifecycle::user::{Fate, Outcome};
 use crate::lifecycle::{Change, Sink, State};
 
@@ -35,6 +35,7 @@ fn event(at: EventTime, tracked: &[(u16, &'static str)]) -> Event<'static> {
         time: at,
         id: None,
         roles: Roles { activity: true, activation: false, core: true, win_back: false },
+        reports: ReportRoles::default(),
         campaign: None,
         tracked: tracked.iter().map(|(index, text)| (*index, Cow::Borrowed(*text))).collect(),
         refused: 0,

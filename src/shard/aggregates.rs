@@ -18,12 +18,15 @@
 //! | `c` campaign                                         | attributed returns                                        |
 //! | `l` day (4), segment                                 | treated: entered, returned; held out: entered, returned   |
 //!
+//! The cells of retention reports and of signals are told in [`counted`](super::counted).
+//!
 //! Days are UTC days, big-endian with the sign bit flipped; they are kept for [`KEPT_DAYS`] behind the watermark.
 
 use crate::lifecycle::State;
-use crate::person::Person;
-use crate::shard::cohort::{Class, Cohorts};
+use crate::shard::cohort::Cohorts;
 use crate::shard::ledger::Ledger;
+use crate::shard::share::Share;
+use crate::signals;
 use crate::store::{Store, StoreError};
 use crate::time::{Day, EventTime};
 use crate::win_back::comeback::{CURVE_DAYS, Comeback, Funnel};
@@ -45,13 +48,6 @@ pub const KEPT_DAYS: i32 = 400;
 const DAY_LEN: usize = 4;
 const FIRST_CORE: usize = CURVE_DAYS as usize + 1;
 const SECOND_CORE: usize = CURVE_DAYS as usize + 2;
-
-/// What one user, as it is, is counted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// In the cohorts; `None` when there is no user.
-    class: Option<Class>,
-}
 
 /// One shard's counts, or several shards' added up.
 #[derive(Clone, Debug, Default)]
@@ -83,11 +79,9 @@ pub struct Arms {
     pub held_out: Arm,
 }
 
-impl Share {
-    /// The share of a user, or of nobody.
-    #[must_use]
-    pub fn of(person: Option<&Person>) -> Self {
-        Self { class: person.map(|person| Cohorts::class_of(&person.user)) }
+impl From<Ledger> for Aggregates {
+    fn from(ledger: Ledger) -> Self {
+        Self { ledger, kept_from: None }
     }
 }
 
@@ -100,6 +94,14 @@ impl Aggregates {
         Ok(Self { ledger: Ledger::load(store, &[])?, kept_from: None })
     }
 
+    /// The sizes of a store's segments alone.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_sizes(store: &impl Store) -> Result<Self, StoreError> {
+        Ledger::load(store, &[SEGMENT]).map(Self::from)
+    }
+
     /// Adds another shard's counts.
     pub fn merge(&mut self, other: &Self) {
         self.ledger.merge(&other.ledger);
@@ -108,11 +110,19 @@ impl Aggregates {
     // --- Users as they are.
 
     /// A user has changed.
-    #[expect(clippy::unused_self, reason = "the cohorts are in the shard's record, other shares will not be")]
     pub(crate) fn replace(&mut self, cohorts: &mut Cohorts, before: Share, after: Share) {
         if before.class != after.class {
             before.class.into_iter().for_each(|class| cohorts.leave(class));
             after.class.into_iter().for_each(|class| cohorts.enter(class));
+        }
+        if before.tallies != after.tallies {
+            before.tallies.iter().for_each(|(number, tally)| self.retained(*number, *tally, -1));
+            after.tallies.iter().for_each(|(number, tally)| self.retained(*number, *tally, 1));
+        }
+        if before.features != after.features {
+            signals::differences(&before.features, &after.features, |group, dimension, value, by| {
+                self.shows(group, dimension, value, by);
+            });
         }
     }
 
@@ -196,6 +206,10 @@ impl Aggregates {
 
     pub(crate) const fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(super) const fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
     }
 
     pub(crate) fn committed(&mut self) {

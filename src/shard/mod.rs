@@ -16,11 +16,13 @@
 
 pub mod aggregates;
 pub mod cohort;
+mod counted;
 pub mod effect;
 pub mod ledger;
 mod output;
 pub mod record;
 mod restore;
+pub mod share;
 mod timers;
 mod turn;
 mod users;
@@ -30,11 +32,12 @@ use std::sync::Arc;
 
 use crate::event::{Decoded, Event, Record};
 use crate::lifecycle::user::Outcome;
+use crate::retention::Report;
 use crate::rules::Rules;
 use crate::segment::roster::TooManyGenerations;
 use crate::segment::{Definition, Segments};
 use crate::store::{Batch, Deadline, Store, StoreError, codec, key};
-use crate::time::{EventTime, Span, WallTime};
+use crate::time::{Day, EventTime, Span, WallTime};
 
 pub use aggregates::Aggregates;
 pub use cohort::Cohorts;
@@ -83,6 +86,8 @@ pub struct Shard<S: Store> {
     /// The segments, compiled for this shard's places of properties.
     segments: Arc<Segments>,
     aggregates: Aggregates,
+    /// The number of each retention report, in the order of the rules.
+    reports: Vec<u32>,
     /// Records applied since the last commit.
     records: usize,
     /// Whether the shard's own record has to be committed though no user changed.
@@ -189,6 +194,7 @@ impl<S: Store> Shard<S> {
             let compiled = compile(&rules, &committed.properties)?;
             committed.segments = compiled.fingerprint();
             committed.roster.begin(committed.generation, compiled.definitions().iter().map(Definition::name))?;
+            committed.signals_since = rules.signals.then_some(committed.generation);
         }
         let mut shard = Self {
             partition,
@@ -204,6 +210,7 @@ impl<S: Store> Shard<S> {
             stale: Vec::new(),
             segments,
             aggregates,
+            reports: Vec::new(),
             records: 0,
             unsealed: false,
             sealed: false,
@@ -230,6 +237,7 @@ impl<S: Store> Shard<S> {
         self.places = self.rules.track.iter().map(place).collect();
         self.segments = Arc::new(compile(&self.rules, &self.record.properties)?);
         self.begin_generation()?;
+        self.begin_reports();
         let (properties, track) = (&self.record.properties, &self.rules.track);
         self.writer = Writer::new(&self.rules.origin, self.partition, properties, track, &self.segments);
         self.timers = Timers::new();
@@ -242,7 +250,8 @@ impl<S: Store> Shard<S> {
         let record = &mut self.record;
         let (policy, segments) = (self.rules.fingerprint(), self.segments.fingerprint());
         let (policy_changed, segments_changed) = (record.fingerprint != policy, record.segments != segments);
-        if !policy_changed && !segments_changed {
+        let signals_changed = record.signals_since.is_some() != self.rules.signals;
+        if !policy_changed && !segments_changed && !signals_changed {
             return Ok(());
         }
         record.fingerprint = policy;
@@ -251,11 +260,43 @@ impl<S: Store> Shard<S> {
         if policy_changed {
             record.policy_generation = record.generation;
         }
+        if signals_changed {
+            // Everybody is counted anew as the users are judged.
+            record.signals_since = self.rules.signals.then_some(record.generation);
+            self.aggregates.forget_signals();
+        }
         record.roster.begin(record.generation, self.segments.definitions().iter().map(Definition::name))?;
         record.judged_at = record.watermark.at();
         record.rejudging = Some(Rejudging::default());
         self.unsealed = true;
         Ok(())
+    }
+
+    /// Numbers the retention reports: one that is defined anew begins anew, one that is gone is forgotten.
+    fn begin_reports(&mut self) {
+        let (record, rules) = (&mut self.record, &self.rules);
+        let defined: Vec<String> = rules.retention.iter().map(Report::frozen).collect();
+        let known = record.reports.len();
+        record.reports.retain(|(_, frozen)| defined.contains(frozen));
+        let mut changed = record.reports.len() != known;
+        self.reports = defined
+            .into_iter()
+            .map(|frozen| {
+                if let Some((number, _)) = record.reports.iter().find(|(_, known)| *known == frozen) {
+                    return *number;
+                }
+                let number = record.next_report;
+                record.next_report += 1;
+                record.reports.push((number, frozen));
+                changed = true;
+                number
+            })
+            .collect();
+        if changed {
+            let numbers = &self.reports;
+            self.aggregates.keep_reports(numbers);
+            self.unsealed = true;
+        }
     }
 
     /// Bounds the cache of decoded users to about `bytes`; the default is [`DEFAULT_CACHE_BYTES`].
@@ -499,6 +540,11 @@ impl<S: Store> Shard<S> {
         &self.aggregates
     }
 
+    /// The cohorts of the retention report at this place in the rules, as of what was applied.
+    pub fn retention(&self, index: usize) -> impl Iterator<Item = (Day, Vec<u64>)> {
+        self.reports.get(index).into_iter().flat_map(|number| self.aggregates.retention(*number))
+    }
+
     /// What waits for a commit.
     #[must_use]
     pub fn pending(&self) -> Pending {
@@ -534,6 +580,7 @@ impl<S: Store> Shard<S> {
             let changed = outcome != RecordOutcome::Duplicate;
             if changed {
                 emitter.witness(&event);
+                emitter.mark(&event);
             }
             Turn { exists: true, changed }
         })?;

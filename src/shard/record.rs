@@ -8,8 +8,9 @@ use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_i64, put_text, put_u64};
 use crate::time::{EventTime, WallTime};
 
-/// Version 2 adds the segments' fingerprint, the policy's generation and the roster at the end; version 1 still reads.
-const VERSION: u8 = 2;
+/// Version 2 adds the segments' fingerprint, the policy's generation and the roster at the end, version 3 the reports and
+/// the signals; older versions still read.
+const VERSION: u8 = 3;
 
 /// What a shard is beside its users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,12 @@ pub struct ShardRecord {
     pub policy_generation: u32,
     /// What the bits of a user's memberships stand for, by generation.
     pub roster: Roster,
+    /// The retention reports that are counted: the number of each, and its definition in frozen words.
+    pub reports: Vec<(u32, String)>,
+    /// The next report's number.
+    pub next_report: u32,
+    /// The generation from which on users are counted for signals; `None` when they are not.
+    pub signals_since: Option<u32>,
     /// The moment as of which users of earlier generations are judged again.
     pub judged_at: EventTime,
     /// How far that has come; `None` when it is done.
@@ -59,6 +66,9 @@ impl ShardRecord {
             generation,
             policy_generation,
             roster,
+            reports,
+            next_report,
+            signals_since,
             judged_at,
             rejudging,
             cohorts,
@@ -97,6 +107,13 @@ impl ShardRecord {
                 put_text(out, name);
             }
         }
+        put_u64(out, u64::from(*next_report));
+        put_u64(out, reports.len() as u64);
+        for (number, frozen) in reports {
+            put_u64(out, u64::from(*number));
+            put_text(out, frozen);
+        }
+        put_option(out, signals_since.map(i64::from));
     }
 
     /// Reads a record back.
@@ -138,6 +155,15 @@ impl ShardRecord {
             policy_generation = from.u32()?;
             roster = read_roster(&mut from)?;
         }
+        let (mut reports, mut next_report, mut signals_since) = (Vec::new(), 0, None);
+        if version > 2 {
+            next_report = from.u32()?;
+            let count = from.count()?;
+            reports =
+                (0..count).map(|_| Ok((from.u32()?, from.text()?.to_owned()))).collect::<Result<_, StoreError>>()?;
+            let since = option(&mut from)?.map(u32::try_from).transpose();
+            signals_since = since.map_err(|_| from.damaged("the signals' generation is out of range"))?;
+        }
         from.end()?;
         Ok(Self {
             input_partitions,
@@ -148,6 +174,9 @@ impl ShardRecord {
             generation,
             policy_generation,
             roster,
+            reports,
+            next_report,
+            signals_since,
             judged_at,
             rejudging,
             cohorts,
@@ -198,7 +227,8 @@ mod tests {
         let names = proptest::collection::vec("[a-z]{1,9}".prop_map(Box::from), 0..4);
         let roster = proptest::collection::btree_map(any::<u32>(), names, 0..4);
         let roster = roster.prop_map(|generations| Roster::from_parts(generations.into_iter().collect()));
-        let segments = (any::<u64>(), any::<u32>(), roster);
+        let reports = proptest::collection::vec((any::<u32>(), "\\PC{0,9}"), 0..4);
+        let segments = (any::<u64>(), any::<u32>(), roster, reports, option::of(any::<u32>()));
         (numbers, judged, rest, segments).prop_map(|(numbers, judged, (sizes, properties), segments)| {
             let mut cohorts = Cohorts::default();
             Cohorts::classes().zip(sizes).for_each(|(class, size)| cohorts.set(class, u64::from(size)));
@@ -212,6 +242,9 @@ mod tests {
                 generation: judged.0,
                 policy_generation: segments.1,
                 roster: segments.2,
+                reports: segments.3,
+                next_report: segments.1,
+                signals_since: segments.4,
                 judged_at: EventTime::from_millis(judged.1),
                 rejudging: judged.2.map(|after| Rejudging { after: after.map(Into::into) }),
                 cohorts,

@@ -7,10 +7,12 @@ use crate::event::Event;
 use crate::lifecycle::user::Fate;
 use crate::lifecycle::{Change, Kind, Sink, User};
 use crate::person::Person;
+use crate::retention::{Marks, Numbered};
 use crate::rules::Rules;
 use crate::segment::{Action, Live, Members, Move, SegmentSink, Segments, Standing};
-use crate::shard::aggregates::{Aggregates, Share};
+use crate::shard::aggregates::Aggregates;
 use crate::shard::effect::{Effects, Output};
+use crate::shard::share::{Lens, Share};
 use crate::store::Store;
 use crate::time::{EventTime, WallTime};
 use crate::win_back::{Comeback, Trail};
@@ -39,10 +41,16 @@ impl<S: Store> Shard<S> {
         let segments: &Segments = &self.segments;
         let live = Live { policy: &rules.policy, segments };
         let entry = self.users.entry(user_id, &self.store)?;
-        let before = Share::of(entry.person.as_ref());
+        let lens = Lens {
+            reports: Numbered { reports: &rules.retention, numbers: &self.reports },
+            signals_since: record.signals_since,
+            roster: &record.roster,
+            properties: &record.properties,
+        };
+        let before = Share::of(entry.person.as_ref(), lens);
         let mut exists = entry.person.is_some();
         let person = entry.person.get_or_insert_with(|| Person::of_generation(record.generation));
-        let Person { user, standing, trail } = person;
+        let Person { user, standing, trail, marks } = person;
         let armed = user.armed;
         let mut emitter = Emitter {
             writer: &self.writer,
@@ -52,6 +60,8 @@ impl<S: Store> Shard<S> {
             out,
             aggregates: &mut self.aggregates,
             trail,
+            marks,
+            numbers: &self.reports,
             changes: 0,
             unsettled: false,
         };
@@ -95,11 +105,12 @@ impl<S: Store> Shard<S> {
         } else {
             entry.person = None;
         }
-        let after = Share::of(entry.person.as_ref());
-        if before != after {
+        let after = Share::of(entry.person.as_ref(), lens);
+        let moved = before != after;
+        if moved {
             self.aggregates.replace(&mut record.cohorts, before, after);
         }
-        if changed || turn.changed || changes > 0 || before != after {
+        if changed || turn.changed || changes > 0 || moved {
             self.users.touch(user_id);
         }
         Ok(changes)
@@ -125,6 +136,9 @@ pub(super) struct Emitter<'a> {
     out: &'a mut Effects,
     aggregates: &'a mut Aggregates,
     trail: &'a mut Trail,
+    marks: &'a mut Marks,
+    /// The number of each retention report.
+    numbers: &'a [u32],
     changes: usize,
     /// Whether something was said since the current state was last written.
     unsettled: bool,
@@ -161,6 +175,12 @@ impl Emitter<'_> {
         self.aggregates.went_on(&before, comeback);
     }
 
+    /// An event of the user was taken: what it is in the retention reports.
+    pub(super) fn mark(&mut self, event: &Event<'_>) {
+        let reports = Numbered { reports: &self.rules.retention, numbers: self.numbers };
+        self.marks.record(reports, event.reports, event.time);
+    }
+
     fn push(&mut self, output: Output) {
         self.changes += 1;
         self.unsettled = true;
@@ -190,6 +210,7 @@ impl Sink for Emitter<'_> {
         }
         if change.to.is_none() {
             *self.trail = Trail::default();
+            *self.marks = Marks::default();
         }
     }
 }

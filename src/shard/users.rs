@@ -6,8 +6,9 @@ use crate::person::Person;
 use crate::store::{Store, StoreError, codec};
 use crate::time::EventTime;
 
-/// What an entry takes beside the user's own parts: key, map slot, struct. An estimate, for the bound alone.
-const ENTRY_BYTES: usize = 448;
+/// What an entry takes beside the user's own parts: its slot in a map that is two thirds full, and what the allocator adds
+/// to the parts. An estimate, for the bound alone.
+const ENTRY_BYTES: usize = size_of::<(Box<str>, Entry)>() * 3 / 2 + 64;
 
 /// Decoded users by id.
 #[derive(Debug)]

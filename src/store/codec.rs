@@ -11,7 +11,7 @@
 //! | properties, if any: their number, then index and text | |
 //! | life, if any: state and reason (1 byte), times, totals, names, days | about 30 |
 //! | standing in the segments, if any: members, as of when, number | 3 |
-//! | trail, if any: the latest return, the latest entries | |
+//! | trail, if any: the latest return, the latest entries, the marks of retention reports | |
 //!
 //! A name that is in the list already is a reference to its place. Days are small numbers, with runs of empty days as
 //! zero and length. Reading takes every byte or says [`StoreError::Damaged`]: torn values never pass.
@@ -20,6 +20,7 @@ use crate::lifecycle::activity::{Activity, MAX_BUCKETS};
 use crate::lifecycle::user::{LAST_EVENTS, Life, RECENT_IDS, User};
 use crate::lifecycle::{Reason, State};
 use crate::person::Person;
+use crate::retention::Marks;
 use crate::segment::Standing;
 use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_before, put_i64, put_text, put_u64};
@@ -48,7 +49,7 @@ const NEW_FLAGS: u8 = HAS_STANDING | HAS_TRAIL;
 /// # Panics
 /// If the user breaks a bound of its own type (ids, names, day buckets): it must not reach the disk.
 pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
-    let Person { user, standing, trail } = person;
+    let Person { user, standing, trail, marks } = person;
     let User { seq, life, recent_ids, properties, generation, armed } = user;
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.push(VERSION);
@@ -60,7 +61,7 @@ pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
             | flag(life.as_ref().is_some_and(|life| life.activated_at.is_some()), HAS_ACTIVATED)
             | flag(life.as_ref().is_some_and(|life| life.absent_since.is_some()), HAS_ABSENCE)
             | flag(*standing != Standing::default(), HAS_STANDING)
-            | flag(!trail.is_empty(), HAS_TRAIL),
+            | flag(!trail.is_empty() || !marks.is_empty(), HAS_TRAIL),
     );
     if let Some(armed) = armed {
         put_i64(out, armed.as_millis());
@@ -89,8 +90,8 @@ pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
     if *standing != Standing::default() {
         trail::encode_standing(standing, base, out);
     }
-    if !trail.is_empty() {
-        trail::encode_trail(trail, base, out);
+    if !trail.is_empty() || !marks.is_empty() {
+        trail::encode_trail(trail, marks, base, out);
     }
 }
 
@@ -131,12 +132,12 @@ pub fn decode_user(bytes: &[u8]) -> Result<Person, StoreError> {
     if flags & HAS_STANDING != 0 {
         standing = trail::decode_standing(&mut from, base)?;
     }
-    let mut trail = Trail::default();
+    let (mut trail, mut marks) = (Trail::default(), Marks::default());
     if flags & HAS_TRAIL != 0 {
-        trail = trail::decode_trail(&mut from, base)?;
+        (trail, marks) = trail::decode_trail(&mut from, base)?;
     }
     from.end()?;
-    Ok(Person { user, standing, trail })
+    Ok(Person { user, standing, trail, marks })
 }
 
 /// What the times of the standing and of the trail are distances from.
@@ -300,6 +301,7 @@ fn decode_activity(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::retention::Mark;
     use crate::segment::Members;
     use crate::win_back::{Comeback, Entry};
     use proptest::collection::vec;
@@ -372,14 +374,25 @@ pub(crate) mod tests {
         })
     }
 
+    fn marks() -> impl Strategy<Value = Marks> {
+        let returns = proptest::collection::btree_set(-1_000_000_000_000_i64..1_000_000_000_000, 0..9);
+        let start = (option::of(time()), any::<u64>());
+        let one =
+            (any::<u32>(), start, returns, any::<bool>()).prop_map(|(number, (start, periods), returns, settled)| {
+                let returns = returns.into_iter().map(EventTime::from_millis).collect();
+                (number, Mark { start, periods: start.map_or(0, |_| periods), returns, settled })
+            });
+        vec(one, 0..4).prop_map(Marks::from_parts)
+    }
+
     /// Any user that the types allow.
     pub(crate) fn users() -> impl Strategy<Value = Person> {
         let standing = (any::<u64>(), time(), any::<u64>());
         let standing =
             standing.prop_map(|(bits, as_of, seq)| Standing { members: Members::from_bits(bits), as_of, seq });
         let trail = (option::of(comebacks()), entries()).prop_map(|(comeback, entries)| Trail { comeback, entries });
-        (lifecycles(), prop_oneof![Just(Standing::default()), standing], trail)
-            .prop_map(|(user, standing, trail)| Person { user, standing, trail })
+        (lifecycles(), prop_oneof![Just(Standing::default()), standing], trail, marks())
+            .prop_map(|(user, standing, trail, marks)| Person { user, standing, trail, marks })
     }
 
     fn encoded(user: &Person) -> Vec<u8> {
@@ -488,6 +501,7 @@ pub(crate) mod tests {
                 comeback: Some(comeback),
                 entries: vec![entry(0, -3, false, true), entry(2, 1, true, false)],
             },
+            marks: Marks::default(),
         };
         let bytes = encoded(&person);
         assert_eq!(hex(&bytes), VERSION_2);

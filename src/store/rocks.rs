@@ -30,12 +30,14 @@ const FAMILIES: [&str; 3] = [USERS, TIMERS, META];
 /// Shares of `state.memory`: blocks read from disk, and writes not yet flushed. The rest is for decoded users, for what a
 /// commit holds, and for RocksDB's own tables.
 const CACHE_SHARE: u64 = 4;
-const WRITE_SHARE: u64 = 4;
+const WRITE_SHARE: u64 = 6;
 /// A memtable of one family is half of the write budget, within these bounds: users come again, and what is overwritten in
 /// memory is never compacted.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
 /// Files that are kept open; their index and filter blocks live in the block cache.
 const OPEN_FILES: i32 = 256;
+/// How far an export reads ahead.
+const READAHEAD_BYTES: usize = 1 << 20;
 
 /// The process's state database.
 pub struct Database {
@@ -169,6 +171,13 @@ impl Database {
         self.db.flush_cfs_opt(&families.iter().collect::<Vec<_>>(), &options).map_err(|source| self.error(source))
     }
 
+    /// The committed state as of now, for as long as it is held. Nobody waits for it; old versions of what is overwritten
+    /// meanwhile stay on disk until it is dropped.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { database: self, snapshot: self.db.snapshot() }
+    }
+
     /// Rewrites all files into the lowest level; for measuring what a user takes on disk.
     pub fn compact(&self) {
         for name in FAMILIES {
@@ -208,6 +217,47 @@ impl Database {
 
     fn error(&self, source: rocksdb::Error) -> StoreError {
         store_error(&self.path, source)
+    }
+}
+
+/// The committed state of all shards at one moment.
+pub struct Snapshot<'d> {
+    database: &'d Database,
+    snapshot: rocksdb::Snapshot<'d>,
+}
+
+impl Snapshot<'_> {
+    /// A shard's own record.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn shard_record(&self, partition: i32) -> Result<Option<Vec<u8>>, StoreError> {
+        let (family, key) = (self.database.family(META), key::shard_record(partition));
+        self.snapshot.get_cf(family, key).map_err(|source| self.database.error(source))
+    }
+
+    /// A shard's users, encoded, in order of their id. Leaves the block cache to the workers.
+    pub fn users(&self, partition: i32) -> impl Iterator<Item = Result<(Box<str>, Vec<u8>), StoreError>> + '_ {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(key::partition_end(partition).to_vec());
+        options.fill_cache(false);
+        options.set_readahead_size(READAHEAD_BYTES);
+        let mut iterator = self.snapshot.raw_iterator_cf_opt(self.database.family(USERS), options);
+        iterator.seek(key::partition(partition));
+        std::iter::from_fn(move || {
+            let Some((key, value)) = iterator.item() else {
+                return iterator.status().err().map(|source| Err(self.database.error(source)));
+            };
+            let user = key::read_user(key).map(|user_id| (Box::from(user_id), value.to_vec()));
+            iterator.next();
+            Some(user)
+        })
+    }
+}
+
+impl std::fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("database", self.database).finish_non_exhaustive()
     }
 }
 

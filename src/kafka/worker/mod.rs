@@ -44,8 +44,9 @@ use committing::Scope;
 const COMMIT_RECORDS_MAX: usize = 100_000;
 /// A commit happens at the latest when so many users have changed: it holds each of them encoded.
 const COMMIT_USERS_MAX: usize = 20_000;
-/// A commit happens at the latest when so many records wait to be produced: a transaction must end in time.
-const COMMIT_OUTPUTS_MAX: usize = 50_000;
+/// A commit happens at the latest when so many records wait to be produced: about a kilobyte each, here and once more in
+/// librdkafka's queue.
+const COMMIT_OUTPUTS_MAX: usize = 20_000;
 /// How often onlookers see a new status of a busy worker.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How long the loop may wait for records at a time; bounds how late it sees a shut-down.

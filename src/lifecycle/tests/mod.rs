@@ -7,7 +7,7 @@ mod tables;
 
 use std::borrow::Cow;
 
-use crate::event::{Event, Roles};
+use crate::event::{Event, ReportRoles, Roles};
 use crate::lifecycle::policy::Survival;
 use crate::lifecycle::{Change, Fate, Life, Outcome, Policy, State, User};
 use crate::time::{DAY_MS, EventTime};
@@ -26,6 +26,7 @@ fn activity(at: EventTime) -> Event<'static> {
         time: at,
         id: None,
         roles: Roles { activity: true, activation: true, core: true, win_back: false },
+        reports: ReportRoles::default(),
         campaign: None,
         tracked: Vec::new(),
         refused: 0,

@@ -34,6 +34,8 @@ fn rules(policy: Policy, track: &[&str]) -> Arc<Rules> {
         track,
         segments: Vec::new(),
         win_back: WinBackRules::default(),
+        retention: Vec::new(),
+        signals: false,
         origin: Origin::default(),
     })
 }

@@ -30,6 +30,8 @@ fn measured(segments: Vec<Draft>, holdout: Option<f64>) -> Arc<Rules> {
         track,
         segments,
         win_back: WinBackRules { holdout, ..WinBackRules::default() },
+        retention: Vec::new(),
+        signals: false,
         origin: Origin::default(),
     })
 }

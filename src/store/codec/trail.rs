@@ -1,6 +1,7 @@
 //! The newer parts of a user, from version 2 on: the standing in the segments, and the trail of the measurement.
 
 use crate::lifecycle::State;
+use crate::retention::{COUNT_MAX, Mark, Marks, REPORTS_MAX};
 use crate::segment::{Members, SEGMENTS_MAX, Standing};
 use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_before, put_text, put_u64};
@@ -9,7 +10,12 @@ use crate::win_back::{Comeback, Entry, Trail};
 
 const HAS_COMEBACK: u8 = 1;
 const HAS_ENTRIES: u8 = 1 << 1;
-const KNOWN: u8 = HAS_COMEBACK | HAS_ENTRIES;
+const HAS_MARKS: u8 = 1 << 2;
+const KNOWN: u8 = HAS_COMEBACK | HAS_ENTRIES | HAS_MARKS;
+
+const IS_SETTLED: u64 = 1;
+const HAS_START: u64 = 1 << 1;
+const MARK_BITS: u32 = 2;
 
 const IS_ATTRIBUTED: u8 = 1;
 const HAS_FIRST_CORE: u8 = 1 << 1;
@@ -31,10 +37,14 @@ pub(super) fn decode_standing(from: &mut Reader<'_>, base: EventTime) -> Result<
     Ok(Standing { members: Members::from_bits(from.u64()?), as_of: from.before(base)?, seq: from.u64()? })
 }
 
-pub(super) fn encode_trail(trail: &Trail, base: EventTime, out: &mut Vec<u8>) {
+pub(super) fn encode_trail(trail: &Trail, marks: &Marks, base: EventTime, out: &mut Vec<u8>) {
     let Trail { comeback, entries } = trail;
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-    out.push(flag(comeback.is_some(), HAS_COMEBACK) | flag(!entries.is_empty(), HAS_ENTRIES));
+    out.push(
+        flag(comeback.is_some(), HAS_COMEBACK)
+            | flag(!entries.is_empty(), HAS_ENTRIES)
+            | flag(!marks.is_empty(), HAS_MARKS),
+    );
     if let Some(comeback) = comeback {
         encode_comeback(comeback, base, out);
     }
@@ -47,9 +57,57 @@ pub(super) fn encode_trail(trail: &Trail, base: EventTime, out: &mut Vec<u8>) {
             put_before(out, *at, base);
         }
     }
+    if !marks.is_empty() {
+        assert!(marks.parts().len() <= REPORTS_MAX, "a user has at most one mark a report");
+        put_u64(out, marks.parts().len() as u64);
+        for (number, mark) in marks.parts() {
+            put_u64(out, u64::from(*number));
+            encode_mark(mark, base, out);
+        }
+    }
 }
 
-pub(super) fn decode_trail(from: &mut Reader<'_>, base: EventTime) -> Result<Trail, StoreError> {
+/// The returns are distances from the one before, so that they are small.
+fn encode_mark(mark: &Mark, base: EventTime, out: &mut Vec<u8>) {
+    let Mark { start, periods, returns, settled } = mark;
+    assert!(returns.len() <= Mark::returns_max(COUNT_MAX), "returns are thinned");
+    let flags = if *settled { IS_SETTLED } else { 0 } | if start.is_some() { HAS_START } else { 0 };
+    put_u64(out, (returns.len() as u64) << MARK_BITS | flags);
+    if let Some(start) = start {
+        put_before(out, base, *start);
+        put_u64(out, *periods);
+    }
+    let mut before = base;
+    for at in returns {
+        put_before(out, *at, before);
+        before = *at;
+    }
+}
+
+fn decode_mark(from: &mut Reader<'_>, base: EventTime) -> Result<Mark, StoreError> {
+    let head = from.u64()?;
+    let count = usize::try_from(head >> MARK_BITS).unwrap_or(usize::MAX);
+    if count > Mark::returns_max(COUNT_MAX) {
+        return Err(from.damaged("it has too many returns"));
+    }
+    let (mut start, mut periods) = (None, 0);
+    if head & HAS_START != 0 {
+        start = Some(from.before(base)?);
+        periods = from.u64()?;
+    }
+    let mut returns = Vec::with_capacity(count);
+    let mut before = base;
+    for _ in 0..count {
+        before = after(from, before)?;
+        returns.push(before);
+    }
+    if !returns.is_sorted_by(|a, b| a < b) {
+        return Err(from.damaged("its returns are out of order"));
+    }
+    Ok(Mark { start, periods, returns, settled: head & IS_SETTLED != 0 })
+}
+
+pub(super) fn decode_trail(from: &mut Reader<'_>, base: EventTime) -> Result<(Trail, Marks), StoreError> {
     let flags = from.byte()?;
     if flags == 0 || flags & !KNOWN != 0 {
         return Err(from.damaged("its trail has impossible flags"));
@@ -73,7 +131,17 @@ pub(super) fn decode_trail(from: &mut Reader<'_>, base: EventTime) -> Result<Tra
             return Err(from.damaged("its entries are out of order"));
         }
     }
-    Ok(Trail { comeback, entries })
+    let mut marks = Vec::new();
+    if flags & HAS_MARKS != 0 {
+        let count = from.count()?;
+        if !(1..=REPORTS_MAX).contains(&count) {
+            return Err(from.damaged("it has an impossible number of marks"));
+        }
+        for _ in 0..count {
+            marks.push((from.u32()?, decode_mark(from, base)?));
+        }
+    }
+    Ok((Trail { comeback, entries }, Marks::from_parts(marks)))
 }
 
 fn encode_comeback(comeback: &Comeback, base: EventTime, out: &mut Vec<u8>) {

@@ -6,6 +6,9 @@ use super::{USERS, bytes};
 
 /// Users are read one at a time and at random, and each read unpacks a whole block.
 const BLOCK_BYTES: usize = 4 << 10;
+/// A dictionary of this size is trained for each file of the lowest level: users resemble each other, and a block holds too
+/// few of them to show it. It saves a tenth of the disk.
+const DICTIONARY_BYTES: i32 = 16 << 10;
 /// Few parts, so that each is many times as large as the largest block: a file's filter, of up to a megabyte, has to stay
 /// in it. A handful of threads does not contend for more.
 const CACHE_SHARD_BITS: i32 = 2;
@@ -33,8 +36,8 @@ pub(super) fn block_cache(capacity: usize) -> Cache {
 
 /// Options are set on every family: those of the database reach only the default one.
 ///
-/// LZ4 on all levels. Half of an encoded user is random (the hashes of event ids), so zstd, even with a dictionary, makes
-/// the files only 2 % smaller, and took a third of all CPU time where users are many.
+/// LZ4 on all levels, with a dictionary on the lowest. Half of an encoded user is random (the hashes of event ids), so zstd
+/// with the same dictionary makes the files only 2 % smaller, and took a third of all CPU time where users are many.
 pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
@@ -52,6 +55,10 @@ pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Option
     options.set_level_zero_stop_writes_trigger(FLUSHED_FILES_STOP);
     options.set_compression_type(DBCompressionType::Lz4);
     if name == USERS {
+        options.set_bottommost_compression_type(DBCompressionType::Lz4);
+        // Window bits and level are zstd's and say nothing to LZ4.
+        options.set_bottommost_compression_options(-14, 3, 0, DICTIONARY_BYTES, true);
+        options.set_bottommost_zstd_max_train_bytes(100 * DICTIONARY_BYTES, true);
         blocks.set_bloom_filter(10.0, false);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER);
