@@ -33,11 +33,7 @@ fn said(output: &Output) -> String {
 fn the_dashboards_fit_the_schema_that_grafana_publishes() {
     let dashboards = ["lifecycle", "operations"].map(|name| root().join(format!("grafana/dashboards/{name}.json")));
     let output = checked_by("dashboards.mjs", &[&dashboards[0], &dashboards[1]]);
-    assert!(
-        output.status.success() && said(&output).contains("operations.json: 28 parts, 0 problems"),
-        "{}",
-        said(&output)
-    );
+    assert!(output.status.success() && said(&output).matches(" parts, 0 problems").count() == 2, "{}", said(&output));
 
     // And the check can fail.
     let folder = temporary_folder("dashboards");
@@ -153,6 +149,8 @@ fn prometheus_takes_the_configuration_that_compose_mounts() {
         .arg(folder.join("prometheus.yml"))
         .output()
         .expect("promtool");
-    assert!(output.status.success() && said(&output).contains("9 rules found"), "{}", said(&output));
+    let alerts = fs::read_to_string(here("grafana/alerts/ebbtide.yml")).expect("rules").matches("- alert:").count();
+    let found = format!("{alerts} rules found");
+    assert!(output.status.success() && said(&output).contains(&found), "{}", said(&output));
     fs::remove_dir_all(folder).ok();
 }

@@ -139,7 +139,12 @@ fn ended_at_every_step() {
                 if matches!(step, Step::PartlyRestored | Step::Restored) {
                     instance.wipe();
                 }
-                start(&mut instance, step, if step == Step::PartlyRestored { 1 } else { 2 }, "abort");
+                start(
+                    &mut instance,
+                    step,
+                    if matches!(step, Step::PartlyRestored | Step::Released) { 1 } else { 2 },
+                    "abort",
+                );
                 match step {
                     Step::Renewed | Step::OffsetsRead | Step::RolledBack => {
                         wait_for_progress(&mut along, &mut [&mut instance], 20);

@@ -127,7 +127,15 @@ impl Broker {
         let consumer: BaseConsumer = config.create().expect("a client");
         let partitions = self.partitions(topic).unwrap_or(0);
         (0..partitions)
-            .map(|partition| consumer.fetch_watermarks(topic, partition, REQUEST).expect("end offsets").1)
+            .map(|partition| {
+                let mut end = None;
+                // A leader that has just moved is asked once more.
+                eventually(&format!("the end of {topic}/{partition}"), || {
+                    end = consumer.fetch_watermarks(topic, partition, REQUEST).ok().map(|(_, end)| end);
+                    end.is_some()
+                });
+                end.expect("just told")
+            })
             .collect()
     }
 
