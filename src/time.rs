@@ -186,12 +186,18 @@ impl fmt::Display for WallTime {
     }
 }
 
-/// As configuration writes it: `30d`, `12h`, `250ms`, `1d 12h`.
+/// As configuration writes it: `30d`, `12h`, `250ms`, `1d 12h`. Days are the longest unit, since months differ.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
-        let length = std::time::Duration::from_millis(self.0.unsigned_abs());
-        write!(f, "{sign}{}", humantime::format_duration(length))
+        let length = self.0.unsigned_abs();
+        let (days, rest) = (length / DAY_MS.unsigned_abs(), length % DAY_MS.unsigned_abs());
+        let rest_of_day = humantime::format_duration(std::time::Duration::from_millis(rest));
+        match (days, rest) {
+            (0, _) => write!(f, "{sign}{rest_of_day}"),
+            (_, 0) => write!(f, "{sign}{days}d"),
+            (..) => write!(f, "{sign}{days}d {rest_of_day}"),
+        }
     }
 }
 
@@ -210,5 +216,14 @@ mod tests {
     #[test]
     fn times_print_as_rfc_3339_with_milliseconds() {
         assert_eq!(EventTime::from_millis(852_076_800_000).to_string(), "1997-01-01T00:00:00.000Z");
+    }
+    #[test]
+    fn lengths_print_as_the_configuration_writes_them() {
+        let text = |ms| Span::from_millis(ms).to_string();
+        assert_eq!(text(0), "0s");
+        assert_eq!(text(250), "250ms");
+        assert_eq!(text(30 * DAY_MS), "30d");
+        assert_eq!(text(89 * DAY_MS + 3_600_000), "89d 1h");
+        assert_eq!(text(-36 * 3_600_000), "-1d 12h");
     }
 }

@@ -156,11 +156,11 @@ pub(crate) fn decode(scale: &Scale) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![meter.per(rounds * HELD)?, bytes])
 }
 
-/// Few users, all of them decoded in memory, judged by so many segments.
-pub(crate) fn hot(scale: &Scale, segments: usize) -> anyhow::Result<Vec<Figure>> {
+/// Few users, all of them decoded in memory, judged by so many segments, with or without retention and signals.
+pub(crate) fn hot(scale: &Scale, segments: usize, reports: bool) -> anyhow::Result<Vec<Figure>> {
     let (database, folder) = database()?;
     let now = SystemClock.now();
-    let rules = rules_with(population::segments(segments))?;
+    let rules = rules_with(population::segments(segments), reports)?;
     let mut driven = Driven::open_with(rules, database.shard(0), now)?;
     let mut maker = Maker::new(1, now.as_event_time() - Span::from_millis(600_000), RATE);
     // Everybody has come, and the ids are full, before it counts.

@@ -22,6 +22,8 @@ pub(crate) enum Case {
     /// The same with 20 segments
     #[value(name = "shard-segments-20")]
     ShardSegments20,
+    /// The same with 20 segments, a retention report and signals
+    ShardReports,
     /// The same with many users at random, and what they take on disk
     ShardRandom,
     /// The same, many timers due at once
@@ -49,6 +51,7 @@ pub(crate) enum Part {
     ShardSegments5,
     #[value(name = "shard-segments-20")]
     ShardSegments20,
+    ShardReports,
     ShardRandom,
     ShardStorm,
     Replay,
@@ -133,6 +136,7 @@ impl Case {
             Self::ShardHot => Part::ShardHot.in_a_process(scale, "", ""),
             Self::ShardSegments5 => Part::ShardSegments5.in_a_process(scale, "", ""),
             Self::ShardSegments20 => Part::ShardSegments20.in_a_process(scale, "", ""),
+            Self::ShardReports => Part::ShardReports.in_a_process(scale, "", ""),
             Self::ShardRandom => Part::ShardRandom.in_a_process(scale, "", ""),
             Self::ShardStorm => Part::ShardStorm.in_a_process(scale, "", ""),
             Self::Replay => Part::Replay.in_a_process(scale, "", ""),
@@ -149,9 +153,10 @@ impl Part {
     pub(crate) fn measure(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Decode => alone::decode(scale),
-            Self::ShardHot => alone::hot(scale, 0),
-            Self::ShardSegments5 => alone::hot(scale, 5),
-            Self::ShardSegments20 => alone::hot(scale, 20),
+            Self::ShardHot => alone::hot(scale, 0, false),
+            Self::ShardSegments5 => alone::hot(scale, 5, false),
+            Self::ShardSegments20 => alone::hot(scale, 20, false),
+            Self::ShardReports => alone::hot(scale, 20, true),
             Self::ShardRandom => alone::random(scale),
             Self::ShardStorm => alone::storm(scale),
             Self::Replay => alone::replay(scale),

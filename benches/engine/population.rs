@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use ebbtide::event::{Decoder, EventRules};
+use ebbtide::event::{Decoder, EventList, EventRules, ReportLists};
 use ebbtide::generate;
 use ebbtide::lifecycle::{Policy, State};
 use ebbtide::person::Person;
+use ebbtide::retention::{Period, Report};
 use ebbtide::rules::{Origin, Rules};
 use ebbtide::segment::Draft;
 use ebbtide::shard::{Cohorts, Effects, Progress, Shard, ShardRecord, TimeRules, Watermark};
@@ -47,7 +48,7 @@ struct Part {
 
 /// The rules of all benchmarks: the defaults, with which only events move time.
 pub(crate) fn rules() -> anyhow::Result<Arc<Rules>> {
-    rules_with(Vec::new())
+    rules_with(Vec::new(), false)
 }
 
 /// So many segments of the kinds that are shipped as examples, and one in five with a free condition alone; those who act
@@ -73,9 +74,19 @@ pub(crate) fn segments(count: usize) -> Vec<Draft> {
     (0..count).map(|number| Draft { name: format!("segment-{number}"), ..kind(number) }).collect()
 }
 
-/// The same with segments.
-pub(crate) fn rules_with(segments: Vec<Draft>) -> anyhow::Result<Arc<Rules>> {
-    let decoder = Decoder::new(EventRules::default()).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+/// The same with segments, and with one weekly retention report and signals where `reports`.
+pub(crate) fn rules_with(segments: Vec<Draft>, reports: bool) -> anyhow::Result<Arc<Rules>> {
+    let all = EventList::all();
+    let retention = reports.then(|| Report {
+        name: "all".to_owned(),
+        start: all.clone(),
+        back: all.clone(),
+        period: Period::Week,
+        count: 13,
+    });
+    let lists = retention.iter().map(|report| ReportLists { start: report.start.clone(), back: report.back.clone() });
+    let events = EventRules { reports: lists.collect(), ..EventRules::default() };
+    let decoder = Decoder::new(events).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let time = TimeRules { idle_after: Span::ZERO, ..TimeRules::default() };
     Ok(Arc::new(Rules {
         policy: Policy::default(),
@@ -84,8 +95,8 @@ pub(crate) fn rules_with(segments: Vec<Draft>) -> anyhow::Result<Arc<Rules>> {
         track: Vec::new(),
         segments,
         win_back: WinBackRules::default(),
-        retention: Vec::new(),
-        signals: false,
+        retention: retention.into_iter().collect(),
+        signals: reports,
         origin: Origin::default(),
     }))
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::clock::Clock;
-use crate::event::{Decoder, Event, EventRules, ReportRoles, Roles};
+use crate::event::{Decoder, Event, EventList, EventRules, ReportLists, ReportRoles, Roles};
 use crate::http::group::{Directory, DirectoryError, Member};
 use crate::http::users::{DeletionError, Deletions};
 use crate::http::{Api, Parts, router};
@@ -24,6 +24,7 @@ use crate::kafka::feed::TransitionFeed;
 use crate::kafka::status::{Phase, ShardStatus, Status};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
 use crate::metrics::Metrics;
+use crate::retention::{Period, Report};
 use crate::rules::Rules;
 use crate::segment::Draft;
 use crate::shard::cohort::Cohorts;
@@ -33,6 +34,8 @@ use crate::store::rocks::Database;
 use crate::store::{Batch, Store as _, codec};
 use crate::time::{DAY_MS, EventTime, Span, WallTime};
 use crate::win_back::{Comeback, Entry};
+
+mod reports;
 
 const NOW: WallTime = WallTime::from_millis(1_000 * DAY_MS);
 
@@ -97,15 +100,24 @@ impl Instance {
         let written = Arc::new(Written::default());
         let stop = CancellationToken::new();
         let track = vec!["plan".to_owned()];
+        let all = EventList::all();
+        let reports = vec![ReportLists { start: all.clone(), back: all.clone() }];
+        let events = EventRules { track: track.clone(), reports, ..EventRules::default() };
         let rules = Rules {
             policy: Policy::default(),
-            decoder: Decoder::new(EventRules { track: track.clone(), ..EventRules::default() }).expect("valid"),
+            decoder: Decoder::new(events).expect("valid"),
             time: crate::shard::watermark::TimeRules::default(),
             track,
             segments: vec![Draft { name: "gone".to_owned(), ..Draft::default() }],
             win_back: crate::win_back::WinBackRules::default(),
-            retention: Vec::new(),
-            signals: false,
+            retention: vec![Report {
+                name: "all".to_owned(),
+                start: all.clone(),
+                back: all,
+                period: Period::Week,
+                count: 2,
+            }],
+            signals: true,
             origin: crate::rules::Origin::default(),
         };
         let parts = Parts {
@@ -290,7 +302,7 @@ async fn a_user_is_told_with_the_reason_and_what_comes_next() {
     assert_eq!(status, StatusCode::OK, "{body}");
     assert_eq!((&body["user_id"], &body["partition"]), (&json!("a/b ü"), &json!(1)));
     assert_eq!((&body["state"], &body["reason"], &body["seq"]), (&json!("lapsed"), &json!("inactive"), &json!(3)));
-    assert_eq!(body["why"], "no activity for 30days");
+    assert_eq!(body["why"], "no activity for 30d");
     let last_active = EventTime::from_millis(NOW.as_millis() - 40 * DAY_MS);
     assert_eq!(body["last_active_at"], last_active.to_string());
     let churns = EventTime::from_millis(NOW.as_millis() + 50 * DAY_MS).to_string();

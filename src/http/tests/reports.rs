@@ -1,0 +1,72 @@
+//! Retention, signals and exports over shards that have counted real records.
+
+use super::*;
+use crate::event::Record;
+use crate::shard::{Effects, Shard};
+
+/// Four records a shard, of three people.
+fn with_shards(instance: &Instance) {
+    for partition in [0, 1] {
+        let store = instance.database.shard(partition);
+        let mut shard = Shard::open(partition, Arc::clone(&instance.api.rules), store, 2).expect("opens");
+        for (offset, (user, days_ago)) in (0..).zip([("=a", 20), ("b", 20), ("c", 3), ("b", 12)]) {
+            let time = NOW.as_millis() - days_ago * DAY_MS;
+            let value = format!(
+                r#"{{"user_id":"{user}{partition}","event":"Visit","time":{time},"properties":{{"plan":"pro"}}}}"#
+            );
+            let record = Record { key: None, value: Some(value.as_bytes()), headers: &[], offset };
+            shard.apply(&[record], NOW, &mut Effects::default()).expect("applies");
+        }
+        let sealed = shard.seal().expect("seals");
+        shard.committed(sealed, 1).expect("commits");
+    }
+}
+
+#[tokio::test]
+async fn retention_and_signals_add_up_over_the_shards_that_are_here() {
+    let instance = Instance::new(None).running(2);
+    with_shards(&instance);
+    assert_eq!(instance.get("/v1/retention").await.1["reports"][0]["name"], "all");
+    let (status, body) = instance.get("/v1/retention/all").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let cohorts = body["cohorts"].as_array().expect("a list");
+    assert_eq!((cohorts.len(), &cohorts[0]["size"]), (2, &json!(4)));
+    assert_eq!(cohorts[0]["retained"], json!([0, 2, 0]));
+    let csv =
+        instance.send(Request::get("/v1/retention/all?format=csv&limit=1").body(Body::empty()).expect("valid")).await;
+    assert!(csv.headers()["content-type"].to_str().expect("text").starts_with("text/csv"));
+    assert_eq!(text(csv).await.lines().count(), 1 + 3);
+    let (_, body) = instance.get("/v1/signals?state=active").await;
+    assert_eq!((&body["users"], &body["dimensions"][0]["values"][0]["value"]), (&json!(4), &json!("Visit")), "{body}");
+    for (path, status) in [
+        ("/v1/retention/none", StatusCode::NOT_FOUND),
+        ("/v1/retention/all?format=xml", StatusCode::BAD_REQUEST),
+        ("/v1/retention/all?limit=0", StatusCode::BAD_REQUEST),
+        ("/v1/signals", StatusCode::BAD_REQUEST),
+        ("/v1/signals?state=gone", StatusCode::NOT_FOUND),
+        ("/v1/signals?segment=none", StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(instance.get(path).await.0, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_audience_is_a_file() {
+    let instance = Instance::new(None).running(2);
+    with_shards(&instance);
+    let file = async |path: &str| instance.send(Request::get(path).body(Body::empty()).expect("valid")).await;
+    let csv = file("/v1/segments/gone/users.csv").await;
+    assert_eq!((csv.status(), &csv.headers()["ebbtide-shards"]), (StatusCode::OK, &"2/2".parse().expect("text")));
+    assert_eq!(csv.headers()["ebbtide-users"], "6");
+    let csv = text(csv).await;
+    assert!(csv.lines().count() == 7 && csv.contains("\n'=a0,"), "{csv}");
+    let lines = text(file("/v1/states/active/users.jsonl").await).await;
+    assert!(lines.lines().count() == 4 && lines.contains(r#""properties":{"plan":"pro"}"#), "{lines}");
+    let parquet = axum::body::to_bytes(file("/v1/states/at_risk/users.parquet").await.into_body(), 1 << 20).await;
+    assert!(parquet.is_ok_and(|bytes| bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1")));
+    for path in ["/v1/segments/none/users.csv", "/v1/states/gone/users.csv", "/v1/states/active/users.xml"] {
+        assert_eq!(instance.get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    let empty = Instance::new(None);
+    assert_eq!(empty.get("/v1/states/active/users.csv").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
