@@ -8,7 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ebbtide::metrics::{Metrics, ShardPhase, ShardReading};
+use ebbtide::segment::Action;
+use ebbtide::shard::Counts;
 use ebbtide::time::Span;
+use ebbtide::win_back::Lift;
 use serde_json::Value;
 
 fn grafana() -> PathBuf {
@@ -43,6 +46,11 @@ fn registered() -> BTreeSet<String> {
         restored: (0, 0),
     }]);
     metrics.observe_rocksdb(&[("block_cache", 0)], 0);
+    metrics.observe_segments([("any", 0, Some(Lift { difference: 0.0, low: 0.0, high: 0.0 }))]);
+    let mut counts = Counts::default();
+    counts.moved("any", Action::Entered);
+    counts.attributed("any");
+    metrics.counted(&counts);
     metrics.names()
 }
 

@@ -28,6 +28,18 @@ forget_after = "90d"
 [policy.at_risk]
 inactive_after = "7d"
 window = "7d"
+
+[events]
+win_back = ["Session Started"]
+campaign_property = "utm_campaign"
+
+[[segments]]
+name = "gone"
+state = ["lapsed", "churned"]
+when = 'properties.plan == "pro"'
+
+[win_back]
+holdout = 0.3
 "#;
 
 fn grafana() -> PathBuf {

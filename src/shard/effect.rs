@@ -260,11 +260,13 @@ impl Counts {
         self.dead_letters[reason as usize] += 1;
     }
 
-    pub(crate) fn moved(&mut self, segment: &str, action: Action) {
+    /// One entry into a segment, or one exit.
+    pub fn moved(&mut self, segment: &str, action: Action) {
         slot_of(&mut self.segments, segment)[action as usize] += 1;
     }
 
-    pub(crate) fn attributed(&mut self, campaign: &str) {
+    /// One return that `campaign` brought.
+    pub fn attributed(&mut self, campaign: &str) {
         *slot_of(&mut self.campaigns, campaign) += 1;
     }
 
