@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -178,6 +178,7 @@ impl Transactions {
     pub(super) fn send_offsets(
         &mut self,
         consumer: &GroupConsumer,
+        generation: Option<&ConsumerGroupMetadata>,
         topic: &str,
         offsets: &[(i32, i64)],
         note: &str,
@@ -192,14 +193,12 @@ impl Transactions {
                 element.set_offset(rdkafka::Offset::Offset(offset))?;
                 element.set_metadata(note);
             }
-            let generation =
-                consumer.group_metadata().ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId))?;
-            // After a lost session the metadata names no generation, and a group that has no members lets a transaction
-            // without one in. Asked after the metadata was taken: what was not lost by now has a generation.
+            let generation = generation.ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId))?;
+            // A group that has no members lets a transaction without a generation in.
             if consumer.assignment_lost() {
                 return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId));
             }
-            producer.send_offsets_to_transaction(&list, &generation, CALL_TIMEOUT)
+            producer.send_offsets_to_transaction(&list, generation, CALL_TIMEOUT)
         })
     }
 

@@ -40,7 +40,11 @@ impl Session<'_> {
             let now = monotonic();
             self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
             match change {
-                Change::Assigned(partitions) => self.take_over(&partitions)?,
+                Change::Assigned(partitions) => {
+                    self.generation = self.consumer.group_metadata();
+                    self.live_mut().for_each(|(_, live)| live.proven = false);
+                    self.take_over(&partitions)?;
+                }
                 Change::Revoked(partitions) => {
                     // What was applied is committed first: the next owner begins where we end.
                     self.commit(Scope::All)?;
@@ -224,6 +228,7 @@ impl Session<'_> {
             next: resume.from,
             committed: resume.from,
             group,
+            proven: false,
             seek_to: Some(resume.from),
             moved_to,
             end: passing::End::default(),

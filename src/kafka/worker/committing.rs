@@ -74,6 +74,7 @@ impl Session<'_> {
         if held.is_empty() {
             return Ok(());
         }
+        self.prove(&held)?;
         self.reached(Step::Sealed);
         self.commits += 1;
         let note = format!("{}:{}", self.name, self.commits);
@@ -96,7 +97,8 @@ impl Session<'_> {
                 Action::SendOffsets => {
                     let offsets: Vec<(i32, i64)> =
                         held.iter().filter_map(|shard| Some((shard.partition, shard.offset?))).collect();
-                    self.transactions.send_offsets(self.consumer, &self.shared.config.topics.events, &offsets, &note)
+                    let (generation, topic) = (self.generation.as_ref(), &self.shared.config.topics.events);
+                    self.transactions.send_offsets(self.consumer, generation, topic, &offsets, &note)
                 }
                 Action::Commit => self.transactions.commit(),
                 Action::Apply => {
@@ -156,6 +158,30 @@ impl Session<'_> {
             held.push(Held { partition, offset: sealed.position, sealed, before: live.group.clone() });
         }
         Ok(held)
+    }
+
+    /// Makes sure that nobody has committed for these shards since we took them up, once a generation.
+    ///
+    /// A member that was away for longer than its session and comes back while the group rebalances is let in with the
+    /// partitions that it says it owns, though others had them meanwhile: no loss is reported to it, and its generation is
+    /// valid. Commits of earlier generations are refused by now, so what the group's stable offsets say stays true until
+    /// we commit.
+    fn prove(&mut self, held: &[Held]) -> Result<(), Halt> {
+        let (consumer, topic) = (self.consumer, &self.shared.config.topics.events);
+        for &Held { partition, .. } in held {
+            let Some(Slot::Live(live)) = self.slots.get_mut(&partition) else { continue };
+            if live.proven {
+                continue;
+            }
+            let seen = stable_offset(consumer, topic, partition)
+                .map_err(|error| Halt::Rejoin(format!("the group's offset of shard {partition}: {error}")))?;
+            if seen != live.group {
+                self.shared.parts.metrics.aborted(AbortCause::Lost);
+                return Err(Halt::Rejoin(format!("somebody else committed for shard {partition} meanwhile")));
+            }
+            live.proven = true;
+        }
+        Ok(())
     }
 
     fn produce(&mut self, held: &[Held]) -> Input {

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -157,6 +157,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         restorer,
         slots: BTreeMap::new(),
         protocol: Commit::default(),
+        generation: None,
         name: format!("{:016x}", rand::random::<u64>()),
         commits: 0,
         pending_since: None,
@@ -222,6 +223,9 @@ struct Session<'s> {
     restorer: Restorer,
     slots: BTreeMap<i32, Slot>,
     protocol: Commit,
+    /// The group's generation that the present assignment belongs to; commits are made in its name. Not simply the newest
+    /// that the client knows: it hears of one before we hear what it takes away.
+    generation: Option<ConsumerGroupMetadata>,
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
@@ -254,6 +258,8 @@ struct Live {
     committed: i64,
     /// The group's offset and its metadata, as of the takeover or the last commit.
     group: Option<(i64, String)>,
+    /// In this generation the group's offset was seen to be `group`: nobody else has committed for the shard.
+    proven: bool,
     /// Where the consumer still has to be moved to before records are taken.
     seek_to: Option<i64>,
     /// An operator moved the shard here, and no commit has recorded it yet.
