@@ -36,7 +36,6 @@ campaign_property = "utm_campaign"
 [[segments]]
 name = "gone"
 state = ["lapsed", "churned"]
-when = 'properties.plan == "pro"'
 
 [win_back]
 holdout = 0.3
