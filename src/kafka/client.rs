@@ -3,10 +3,12 @@
 //! Three layers: Ebbtide's defaults, then whatever the configuration passes through (SASL, TLS, tuning), then what
 //! exactly-once rests on and nobody may change. Values of properties are never logged: they may be secrets.
 
+use std::time::Duration;
+
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Properties};
@@ -159,6 +161,24 @@ impl ClientContext for Listener {
 }
 
 impl ConsumerContext for Listener {}
+
+/// The first offset of a partition and the one after its last; for a `read_committed` client, after its last that is
+/// decided.
+///
+/// librdkafka 2.12 answers from what it remembers of the topic. Where it was told once that the partition has no leader,
+/// as while a broker goes down, it takes that for final until the memory expires after minutes; so it is told anew.
+pub(super) fn watermarks(
+    client: &BaseConsumer<Listener>,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<(i64, i64)> {
+    let answer = client.fetch_watermarks(topic, partition, timeout);
+    if answer.as_ref().is_err_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)) {
+        client.fetch_metadata(Some(topic), timeout)?;
+    }
+    answer
+}
 
 /// Passes a line of librdkafka on.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

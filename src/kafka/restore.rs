@@ -18,7 +18,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
-use super::client::Listener;
+use super::client::{self, Listener};
 use super::lease::{Lease, Leases};
 use super::rebalance::GroupConsumer;
 use super::takeover::{self, Replay, TakeoverError, Unusable};
@@ -178,7 +178,7 @@ impl Restorer {
 
     /// The first offset and the high watermark of an input partition.
     pub(super) fn input_bounds(&self, partition: i32) -> KafkaResult<(i64, i64)> {
-        self.looker.fetch_watermarks(&self.input, partition, ANSWER_TIMEOUT)
+        client::watermarks(&self.looker, &self.input, partition, ANSWER_TIMEOUT)
     }
 
     /// Goes a little further with every shard on its way.
@@ -231,7 +231,7 @@ impl Restorer {
     /// The facts, in the order in which they have to be looked at.
     fn gather(&self, consumer: &GroupConsumer, restore: &mut Restore) -> KafkaResult<()> {
         restore.group = stable_offset(consumer, &self.input, restore.partition)?;
-        let (start, end) = self.looker.fetch_watermarks(&self.changelog, restore.partition, ANSWER_TIMEOUT)?;
+        let (start, end) = client::watermarks(&self.looker, &self.changelog, restore.partition, ANSWER_TIMEOUT)?;
         restore.from = start;
         restore.end = end;
         restore.whole = self.whole_from(restore.partition)?.unwrap_or(end);
@@ -247,7 +247,7 @@ impl Restorer {
 
     /// Whether every transaction that began before the end is decided.
     fn settled(&self, restore: &Restore) -> KafkaResult<bool> {
-        let (_, stable) = self.reader.fetch_watermarks(&self.changelog, restore.partition, ANSWER_TIMEOUT)?;
+        let (_, stable) = client::watermarks(&self.reader, &self.changelog, restore.partition, ANSWER_TIMEOUT)?;
         Ok(stable >= restore.end)
     }
 

@@ -158,7 +158,7 @@ impl<'s> Standby<'s> {
         let mut lag = 0;
         for (partition, followed) in &self.followed {
             let changelog = &self.shared.config.topics.changelog;
-            if let Ok((_, end)) = self.looker.fetch_watermarks(changelog, *partition, ANSWER_TIMEOUT) {
+            if let Ok((_, end)) = client::watermarks(&self.looker, changelog, *partition, ANSWER_TIMEOUT) {
                 lag += (end - followed.next).max(0);
             }
         }
@@ -169,7 +169,7 @@ impl<'s> Standby<'s> {
     fn take_up(&mut self, partition: i32) -> Result<(), StandbyError> {
         let Shared { config, parts, leases, .. } = self.shared;
         let changelog = &config.topics.changelog;
-        let (start, end) = self.looker.fetch_watermarks(changelog, partition, ANSWER_TIMEOUT)?;
+        let (start, end) = client::watermarks(&self.looker, changelog, partition, ANSWER_TIMEOUT)?;
         let whole = whole_from(&self.looker, changelog, partition, parts.clock.broker_time())?.unwrap_or(end);
         let Some(lease) = leases.take_idle(partition) else { return Ok(()) };
         let store = parts.database.shard(partition);

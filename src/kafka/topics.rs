@@ -289,7 +289,7 @@ impl<'c> Cluster<'c> {
         let mut unread = 0;
         for element in committed.elements() {
             let (start, end) =
-                self.looker.fetch_watermarks(topic, element.partition(), ANSWER_TIMEOUT).map_err(unreachable)?;
+                client::watermarks(&self.looker, topic, element.partition(), ANSWER_TIMEOUT).map_err(unreachable)?;
             let next = match element.offset() {
                 Offset::Offset(offset) => offset,
                 Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => start,
