@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::groups::GroupMemberInfo;
 use tracing::debug;
 
 use super::client::{self, Listener};
@@ -77,6 +78,35 @@ fn read_assignment(bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
         }
     }
     Some(found)
+}
+
+/// A member of the group, as the coordinator describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Described {
+    /// As [`client_id`] writes it, if it is a worker of ours.
+    pub(super) client_id: String,
+    /// What it owns of the input topic.
+    pub(super) partitions: Vec<i32>,
+}
+
+/// The members of the group that reads `topic`; `None` while the group is not settled.
+pub(super) fn describe(
+    asker: &BaseConsumer<Listener>,
+    group_id: &str,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Option<Vec<Described>>> {
+    let list = asker.fetch_group_list(Some(group_id), timeout)?;
+    let Some(group) = list.groups().iter().find(|group| group.name() == group_id) else { return Ok(None) };
+    if group.state() != "Stable" {
+        debug!(state = group.state(), "the group is not settled");
+        return Ok(None);
+    }
+    let described = |member: &GroupMemberInfo| Described {
+        client_id: member.client_id().to_owned(),
+        partitions: read_assignment(member.assignment().unwrap_or_default(), topic).unwrap_or_default(),
+    };
+    Ok(Some(group.members().iter().take(MEMBERS_MAX).map(described).collect()))
 }
 
 /// Asks the group's coordinator, at most once in [`FRESH`].
@@ -153,16 +183,10 @@ impl Inner {
             Some(asker) => asker,
             None => asker.insert(self.client.create_with_context(Listener)?),
         };
-        let list = asker.fetch_group_list(Some(&self.group), ANSWER_TIMEOUT)?;
-        let Some(group) = list.groups().iter().find(|group| group.name() == self.group) else { return Ok(None) };
-        if group.state() != "Stable" {
-            debug!(state = group.state(), "the group is not settled");
-            return Ok(None);
-        }
+        let Some(described) = describe(asker, &self.group, &self.topic, ANSWER_TIMEOUT)? else { return Ok(None) };
         let mut members: BTreeMap<String, Member> = BTreeMap::new();
-        for member in group.members().iter().take(MEMBERS_MAX) {
-            let Some((instance, address)) = read_client_id(member.client_id()) else { continue };
-            let partitions = read_assignment(member.assignment().unwrap_or_default(), &self.topic).unwrap_or_default();
+        for Described { client_id, partitions } in described {
+            let Some((instance, address)) = read_client_id(&client_id) else { continue };
             let known = members.entry(instance.to_owned()).or_insert_with(|| Member {
                 instance_id: instance.to_owned(),
                 address: None,

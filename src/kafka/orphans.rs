@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::consumer::BaseConsumer;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::client::Listener;
-use super::group::client_id;
+use super::group::{Described, client_id, describe};
+use super::worker::pause;
 use crate::clock::monotonic;
 use crate::config::Config;
 
@@ -29,16 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the brokers may take to describe the group; bounds how late a request to stop is heard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon a request to stop is heard between two looks.
-const PARK: Duration = Duration::from_millis(200);
-
-/// A member of the group as the brokers describe it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Member {
-    client_id: String,
-    partitions: Vec<i32>,
-}
-
 /// The workers of this process that should leave the group and join anew.
 #[derive(Debug)]
 pub(super) struct Nudges(Vec<AtomicBool>);
@@ -72,64 +62,24 @@ pub(super) fn watch(
         .map(|worker| client_id(&config.instance_id, worker, config.http.advertised.as_deref()))
         .collect();
     let mut orphans = Orphans::default();
-    let mut looked = monotonic();
-    while !shutdown.is_cancelled() {
-        std::thread::park_timeout(PARK);
-        if looked.elapsed() < LOOK_EVERY {
-            continue;
+    loop {
+        pause(shutdown, LOOK_EVERY);
+        if shutdown.is_cancelled() {
+            return;
         }
-        let members = match describe(looker, config) {
+        let members = match describe(looker, &config.kafka.group_id, &config.topics.events, ANSWER_TIMEOUT) {
             Ok(members) => members,
             Err(error) => {
                 debug!(%error, "the group cannot be described; looking again");
                 None
             }
         };
-        looked = monotonic();
-        let Some(mover) = orphans.look(members.as_deref(), partitions, looked) else { continue };
+        let Some(mover) = orphans.look(members.as_deref(), partitions, monotonic()) else { continue };
         if let Some(worker) = names.iter().position(|name| *name == mover) {
             warn!(worker, "shards have no owner although the group is at rest; joining anew, so that they get one");
             nudges.nudge(worker);
         }
     }
-}
-
-/// The members of a stable group; `None` while it is not.
-fn describe(looker: &BaseConsumer<Listener>, config: &Config) -> KafkaResult<Option<Vec<Member>>> {
-    let list = looker.fetch_group_list(Some(&config.kafka.group_id), ANSWER_TIMEOUT)?;
-    let group = list.groups().iter().find(|group| group.name() == config.kafka.group_id && group.state() == "Stable");
-    Ok(group.map(|group| {
-        let member = |member: &rdkafka::groups::GroupMemberInfo| Member {
-            client_id: member.client_id().to_owned(),
-            partitions: assigned(member.assignment().unwrap_or_default(), &config.topics.events).unwrap_or_default(),
-        };
-        group.members().iter().map(member).collect()
-    }))
-}
-
-/// The partitions of a topic in a member's assignment, in the consumer protocol's own encoding: a version, then each
-/// topic with its partitions. `None` if it is something else.
-fn assigned(bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
-    let mut rest = bytes;
-    let mut take = |count: usize| {
-        let (head, tail) = rest.split_at_checked(count)?;
-        rest = tail;
-        Some(head)
-    };
-    let _version = take(2)?;
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(i32::from_be_bytes);
-    let mut partitions = Vec::new();
-    for _ in 0..number(take(4)?)? {
-        let length = usize::try_from(i16::from_be_bytes(take(2)?.try_into().ok()?)).ok()?;
-        let is_ours = take(length)? == topic.as_bytes();
-        for _ in 0..number(take(4)?)? {
-            let partition = number(take(4)?)?;
-            if is_ours {
-                partitions.push(partition);
-            }
-        }
-    }
-    Some(partitions)
 }
 
 /// Since when the group has left shards without an owner.
@@ -140,7 +90,7 @@ struct Orphans {
 
 impl Orphans {
     /// One look at the group. Gives the client id of the member that should join anew, once patience is over.
-    fn look(&mut self, members: Option<&[Member]>, partitions: i32, now: Instant) -> Option<String> {
+    fn look(&mut self, members: Option<&[Described]>, partitions: i32, now: Instant) -> Option<String> {
         let Some(mover) = members.and_then(|members| mover(members, partitions)) else {
             self.since = None;
             return None;
@@ -157,7 +107,7 @@ impl Orphans {
 
 /// Who should join anew: the member with the fewest shards, the first by name among equals; `None` if every shard has an
 /// owner.
-fn mover(members: &[Member], partitions: i32) -> Option<&str> {
+fn mover(members: &[Described], partitions: i32) -> Option<&str> {
     let owned: BTreeSet<i32> = members.iter().flat_map(|member| member.partitions.iter().copied()).collect();
     if (0..partitions).all(|partition| owned.contains(&partition)) {
         return None;
@@ -170,8 +120,8 @@ fn mover(members: &[Member], partitions: i32) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn member(client_id: &str, partitions: &[i32]) -> Member {
-        Member { client_id: client_id.to_owned(), partitions: partitions.to_vec() }
+    fn member(client_id: &str, partitions: &[i32]) -> Described {
+        Described { client_id: client_id.to_owned(), partitions: partitions.to_vec() }
     }
 
     #[test]
@@ -197,16 +147,5 @@ mod tests {
         assert_eq!(orphans.look(Some(&stuck), 2, at(12)), None);
         assert_eq!(orphans.look(Some(&stuck), 2, at(17)), Some("a".to_owned()));
         assert_eq!(orphans.look(Some(&stuck), 2, at(19)), None, "it has been told");
-    }
-
-    #[test]
-    fn an_assignment_is_read_as_the_protocol_writes_it() {
-        let mut bytes = vec![0, 1, 0, 0, 0, 2];
-        bytes.extend_from_slice(b"\0\x05other\0\0\0\x01\0\0\0\x07");
-        bytes.extend_from_slice(b"\0\x06events\0\0\0\x02\0\0\0\x03\0\0\0\x05\xff\xff\xff\xff");
-        assert_eq!(assigned(&bytes, "events"), Some(vec![3, 5]));
-        assert_eq!(assigned(&bytes, "none"), Some(vec![]));
-        assert_eq!(assigned(&bytes[..bytes.len() - 6], "events"), None, "torn");
-        assert_eq!(assigned(&[], "events"), None);
     }
 }

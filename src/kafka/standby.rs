@@ -24,7 +24,7 @@ use super::group::GroupDirectory;
 use super::lease::Lease;
 use super::restore::whole_from;
 use super::takeover::{self, Replay};
-use super::worker::Shared;
+use super::worker::{Shared, pause};
 use crate::clock::monotonic;
 use crate::http::group::Member;
 use crate::shard::{ShardError, restore_batch};
@@ -57,10 +57,7 @@ pub(super) fn follow(shared: &Shared, shutdown: &CancellationToken) {
         };
         shared.parts.metrics.standing_by(0, 0);
         warn!(%error, "standing by failed; starting over");
-        let until = monotonic() + START_OVER;
-        while monotonic() < until && !shutdown.is_cancelled() {
-            std::thread::sleep(STEP_TIME);
-        }
+        pause(shutdown, START_OVER);
     }
 }
 

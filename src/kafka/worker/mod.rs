@@ -117,8 +117,8 @@ struct Progress {
     committed: bool,
 }
 
-/// Waits, but not past the shut-down.
-fn pause(shutdown: &CancellationToken, length: Duration) {
+/// Waits so long, but not past the shut-down: its token can be awaited by tasks only.
+pub(super) fn pause(shutdown: &CancellationToken, length: Duration) {
     let until = monotonic() + length;
     while monotonic() < until && !shutdown.is_cancelled() {
         std::thread::sleep(PATIENCE_MAX.min(length));
