@@ -58,9 +58,12 @@ async function run() {
         retry = 0;
         seen = 0;
         skipped = 0;
+        // What an earlier choice of filters left for the next frame does not belong under this one.
+        waiting = [];
         list.replaceChildren();
         status();
       }, (type, data) => {
+        if (mine.signal.aborted) return;
         if (type === "skipped") skipped += data.count;
         else if (type === "transition") {
           seen += 1;
