@@ -152,7 +152,7 @@ pub fn replay(
     // Everything up to `until` was seen, whatever a shard without late users says.
     for (index, report) in rules.retention.iter().enumerate() {
         let mut cohorts = retention::Cohorts::default();
-        for shard in &shards {
+        for shard in &mut shards {
             cohorts.add(shard.retention(index));
         }
         summary.retention.push(Matrix::new(report, until, cohorts));
@@ -160,9 +160,9 @@ pub fn replay(
     if rules.signals {
         let states = State::ALL.into_iter().map(Group::State);
         let segments = rules.segments.iter().map(|segment| Group::Segment(segment.name.as_str().into()));
-        let counts = |group: &Group| {
+        let mut counts = |group: &Group| {
             let mut counts = signals::Counts::default();
-            for shard in &shards {
+            for shard in &mut shards {
                 counts.merge(&shard.aggregates().signals(group));
             }
             counts

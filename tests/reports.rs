@@ -195,7 +195,7 @@ fn recount(shard: &Shard<MemoryStore>) -> BTreeMap<(String, String, String), u64
     counts
 }
 
-fn counted(shard: &Shard<MemoryStore>, rules: &Rules) -> BTreeMap<(String, String, String), u64> {
+fn counted(shard: &mut Shard<MemoryStore>, rules: &Rules) -> BTreeMap<(String, String, String), u64> {
     let mut all = BTreeMap::new();
     let states = State::ALL.map(Group::State);
     let segments = rules.segments.iter().map(|segment| Group::Segment(segment.name.as_str().into()));
@@ -322,7 +322,7 @@ fn case(seed: u64) {
         }
         if shard.pending().users == 0 && !shard.pending().record && changelog.len() > 1 {
             let expected = if signals { recount(&shard) } else { BTreeMap::new() };
-            assert_eq!(counted(&shard, &now_rules), expected, "seed {seed}, step {step}");
+            assert_eq!(counted(&mut shard, &now_rules), expected, "seed {seed}, step {step}");
             checked += 1;
         }
     }

@@ -28,14 +28,20 @@ struct Ratio {
     name: &'static str,
     over: Case,
     under: Case,
-    /// What issue 2 aims at.
+    /// What the issues aim at.
     most: Option<f64>,
 }
 
-const RATIOS: [Ratio; 3] = [
+const RATIOS: [Ratio; 4] = [
     Ratio { name: "(b) whole program / (a) floor", over: Case::Hot, under: Case::Floor, most: Some(2.0) },
     Ratio { name: "(c) users at random / (b) hot", over: Case::Random, under: Case::Hot, most: None },
     Ratio { name: "shard alone, hot / decode", over: Case::ShardHot, under: Case::Decode, most: None },
+    Ratio {
+        name: "shard with segments and reports / hot",
+        over: Case::ShardReports,
+        under: Case::ShardHot,
+        most: Some(1.5),
+    },
 ];
 
 /// The figure that most cases have.

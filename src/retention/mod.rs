@@ -250,11 +250,13 @@ impl Mark {
                 self.returns = Vec::new();
                 return;
             }
-            self.returns.retain(|back| *back - start < reach);
+            self.returns.truncate(self.returns.partition_point(|back| *back - start < reach));
         }
         let oldest = newest - reach;
         let keep_from = self.start.map_or(oldest, |start| start.min(oldest));
-        self.returns.retain(|back| *back >= keep_from);
+        if self.returns.first().is_some_and(|back| *back < keep_from) {
+            self.returns.retain(|back| *back >= keep_from);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub mod definition;
 pub mod live;
 pub mod roster;
 
-use crate::lifecycle::{Policy, User};
+use crate::lifecycle::{Policy, State, User};
 use crate::time::{EventTime, Span};
 
 pub use condition::{Condition, Subject};
@@ -27,11 +27,16 @@ pub use roster::Roster;
 /// At most so many segments: a user's memberships are the bits of one word.
 pub const SEGMENTS_MAX: usize = 64;
 
+/// Four states, activated or not.
+const STANDINGS: usize = 2 * State::ALL.len();
+
 /// All segments, in the order of the configuration.
 #[derive(Debug, Default)]
 pub struct Segments {
     definitions: Vec<Definition>,
     gates: Vec<Gate>,
+    /// By the bit of [`Facts::standing`], the gates that it passes.
+    by_standing: [Vec<usize>; STANDINGS],
     /// The tracked properties, by name.
     tracked: Vec<String>,
 }
@@ -102,10 +107,14 @@ impl Segments {
         if definitions.len() > SEGMENTS_MAX {
             problems.push((SEGMENTS_MAX, Problem::too_many()));
         }
-        let gates = definitions.iter().map(Definition::gate).collect();
+        let gates: Vec<Gate> = definitions.iter().map(Definition::gate).collect();
+        let by_standing = std::array::from_fn(|bit| {
+            let passed = gates.iter().enumerate().filter(|(_, gate)| gate.standing & (1 << bit) != 0);
+            passed.map(|(index, _)| index).collect()
+        });
         let mut tracked: Vec<String> = track.iter().filter(|name| !name.is_empty()).cloned().collect();
         tracked.sort_unstable();
-        if problems.is_empty() { Ok(Self { definitions, gates, tracked }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { definitions, gates, by_standing, tracked }) } else { Err(problems) }
     }
 
     /// The definitions, in order.
@@ -175,7 +184,7 @@ impl Segments {
         let mut verdict = Verdict::default();
         let (Some(life), Some(facts)) = (&user.life, facts(user)) else { return verdict };
         let idle = at - life.last_active;
-        for (index, gate) in self.gates.iter().enumerate() {
+        for (index, gate) in self.passed(facts) {
             if !gate.opens(facts) || !gate.takes(idle) {
                 continue;
             }
@@ -204,11 +213,17 @@ impl Segments {
     #[must_use]
     pub fn next_change(&self, user: &User, after: EventTime) -> Option<EventTime> {
         let (life, facts) = (user.life.as_ref()?, facts(user)?);
-        let bounds = self.gates.iter().filter(|gate| gate.has_idle && gate.opens(facts)).flat_map(|gate| {
+        let bounds = self.passed(facts).filter(|(_, gate)| gate.has_idle && gate.opens(facts)).flat_map(|(_, gate)| {
             let to = (gate.idle_to != FOREVER).then_some(gate.idle_to);
             [Some(gate.idle_from), to].into_iter().flatten()
         });
         bounds.map(|bound| life.last_active + bound).filter(|at| *at > after).min()
+    }
+
+    /// The gates that do not shut out everybody of this state and activation: most users are judged by few.
+    fn passed(&self, facts: Facts) -> impl Iterator<Item = (usize, &Gate)> {
+        let indexes = &self.by_standing[facts.standing.trailing_zeros() as usize % STANDINGS];
+        indexes.iter().map(|&index| (index, &self.gates[index]))
     }
 }
 

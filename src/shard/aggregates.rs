@@ -5,8 +5,8 @@
 //!
 //! - **Facts** are counted once, when they happen, and stay: a return, an attribution, an entry into a segment. The turn
 //!   of the user calls a verb here ([`Aggregates::returned`] …).
-//! - **Users as they are** are counted by their [`Share`]: the turn takes it before and after, and
-//!   [`Aggregates::replace`] counts the difference. Whoever is gone has none.
+//! - **Users as they are** are counted by their [`Share`], once a commit: the shard takes it before a user's first change
+//!   and when it seals, and [`Aggregates::replace`] counts the difference. Whoever is gone has none.
 //!
 //! Both write cells of the [`Ledger`], which sees to roll-backs, commits, restarts, and adding up shards. The first byte
 //! of a cell's key says what it counts:
@@ -23,7 +23,6 @@
 //! Days are UTC days, big-endian with the sign bit flipped; they are kept for [`KEPT_DAYS`] behind the watermark.
 
 use crate::lifecycle::State;
-use crate::shard::cohort::Cohorts;
 use crate::shard::ledger::Ledger;
 use crate::shard::share::Share;
 use crate::signals;
@@ -110,11 +109,7 @@ impl Aggregates {
     // --- Users as they are.
 
     /// A user has changed.
-    pub(crate) fn replace(&mut self, cohorts: &mut Cohorts, before: Share, after: Share) {
-        if before.class != after.class {
-            before.class.into_iter().for_each(|class| cohorts.leave(class));
-            after.class.into_iter().for_each(|class| cohorts.enter(class));
-        }
+    pub(crate) fn replace(&mut self, before: &Share, after: &Share) {
         if before.tallies != after.tallies {
             before.tallies.iter().for_each(|(number, tally)| self.retained(*number, *tally, -1));
             after.tallies.iter().for_each(|(number, tally)| self.retained(*number, *tally, 1));

@@ -45,6 +45,16 @@ impl Cohorts {
         self.without_life += other.without_life;
     }
 
+    /// A user has changed; `None` where there is no user.
+    pub(crate) fn replace(&mut self, before: Option<Class>, after: Option<Class>) {
+        if let Some(class) = before {
+            self.leave(class);
+        }
+        if let Some(class) = after {
+            self.enter(class);
+        }
+    }
+
     pub(crate) fn enter(&mut self, class: Class) {
         *self.slot(class) += 1;
     }

@@ -12,7 +12,8 @@
 //!
 //! Invariants, and where they are held: per user the output is independent of batching (each record first advances its
 //! user to the watermark that it moved); the store is never ahead of Kafka (only `committed` writes); a user's armed
-//! deadline is never later than the real one (`settle`); cohorts and aggregates are those of the users (`turn`).
+//! deadline is never later than the real one (`settle`); cohorts are those of the users (`turn`), and so are the
+//! aggregates of all that is sealed (`recount`).
 
 pub mod aggregates;
 pub mod cohort;
@@ -138,7 +139,7 @@ pub struct Pending {
     /// The shard's own record has something new: judging by a changed policy has come on, or wall time alone has carried
     /// the watermark a minute beyond the last commit. A lesser move is sealed with the next commit, and waits for it.
     pub record: bool,
-    /// About so many bytes of changelog.
+    /// About so many bytes of changelog; what changed users change in the counts is not known before it is sealed.
     pub bytes: usize,
 }
 
@@ -409,6 +410,7 @@ impl<S: Store> Shard<S> {
             return Ok(sealed);
         }
         self.sealed = true;
+        self.recount();
         self.aggregates.keep_to(self.record.watermark.at());
         let ledger = self.aggregates.ledger();
         sealed.changelog.reserve(self.users.dirty_len() + ledger.changed_len() + 1);
@@ -534,14 +536,16 @@ impl<S: Store> Shard<S> {
         &self.record.cohorts
     }
 
-    /// What is counted beside the cohorts, as of what was applied.
-    #[must_use]
-    pub const fn aggregates(&self) -> &Aggregates {
+    /// What is counted beside the cohorts, as of what was applied. Counts first whoever has changed since the last commit.
+    pub fn aggregates(&mut self) -> &Aggregates {
+        self.recount();
         &self.aggregates
     }
 
-    /// The cohorts of the retention report at this place in the rules, as of what was applied.
-    pub fn retention(&self, index: usize) -> impl Iterator<Item = (Day, Vec<u64>)> {
+    /// The cohorts of the retention report at this place in the rules, as of what was applied. Counts first whoever has
+    /// changed since the last commit.
+    pub fn retention(&mut self, index: usize) -> impl Iterator<Item = (Day, Vec<u64>)> {
+        self.recount();
         self.reports.get(index).into_iter().flat_map(|number| self.aggregates.retention(*number))
     }
 

@@ -1,9 +1,11 @@
-//! What one user, as it is, is counted by: cohort, retention reports, signals.
+//! What one user, as it is, is counted by beside its cohort: retention reports, signals.
+//!
+//! A share is taken before a user's first change since the last commit and once more at the commit, however often the user
+//! changed in between: telling it takes longer than most events do.
 
 use crate::person::Person;
 use crate::retention::{Numbered, Tally};
 use crate::segment::Roster;
-use crate::shard::cohort::{Class, Cohorts};
 use crate::signals::Features;
 
 /// What has to be known to tell a user's share: all of it the shard's own.
@@ -19,11 +21,16 @@ pub struct Lens<'a> {
     pub properties: &'a [String],
 }
 
+impl Lens<'_> {
+    /// Whether there is anything to be counted by.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.reports.reports.is_empty() && self.signals_since.is_none()
+    }
+}
+
 /// What one user is counted by; two shares that are equal count alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// In the cohorts; `None` when there is no user.
-    pub(super) class: Option<Class>,
     /// In the retention reports: the report's number, and where.
     pub(super) tallies: Vec<(u32, Tally)>,
     /// For signals; empty while the user is not counted.
@@ -45,6 +52,6 @@ impl Share {
         } else {
             Features::default()
         };
-        Self { class: Some(Cohorts::class_of(user)), tallies, features }
+        Self { tallies, features }
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Turn {
 
 impl<S: Store> Shard<S> {
     /// One user's turn: judges it by changed rules if that was not done yet, advances it to `to`, lets `act` change it,
-    /// advances it again, and settles what follows: cohorts, aggregates, deadline, current state. Says how many
-    /// transitions, entries and exits there were.
+    /// advances it again, and settles what follows: cohorts, facts for the aggregates, deadline, current state; what the
+    /// user is counted by as it is waits for the commit. Says how many transitions, entries and exits there were.
     ///
     /// `to` is the watermark for a record, and for a timer its own deadline, so that timers fire in order of time.
     pub(super) fn turn(
@@ -47,7 +47,9 @@ impl<S: Store> Shard<S> {
             roster: &record.roster,
             properties: &record.properties,
         };
-        let before = Share::of(entry.person.as_ref(), lens);
+        let is_counted = entry.counted.is_some() || lens.is_idle();
+        let share = (!is_counted).then(|| Box::new(Share::of(entry.person.as_ref(), lens)));
+        let class = entry.class();
         let mut exists = entry.person.is_some();
         let person = entry.person.get_or_insert_with(|| Person::of_generation(record.generation));
         let Person { user, standing, trail, marks } = person;
@@ -105,15 +107,30 @@ impl<S: Store> Shard<S> {
         } else {
             entry.person = None;
         }
-        let after = Share::of(entry.person.as_ref(), lens);
-        let moved = before != after;
+        let class_now = entry.class();
+        let moved = class != class_now;
         if moved {
-            self.aggregates.replace(&mut record.cohorts, before, after);
+            record.cohorts.replace(class, class_now);
         }
         if changed || turn.changed || changes > 0 || moved {
+            if share.is_some() {
+                entry.counted = share;
+            }
             self.users.touch(user_id);
         }
         Ok(changes)
+    }
+
+    /// Counts all users that have changed since they were last counted as they are now.
+    pub(super) fn recount(&mut self) {
+        let lens = Lens {
+            reports: Numbered { reports: &self.rules.retention, numbers: &self.reports },
+            signals_since: self.record.signals_since,
+            roster: &self.record.roster,
+            properties: &self.record.properties,
+        };
+        let aggregates = &mut self.aggregates;
+        self.users.recount(|before, person| aggregates.replace(before, &Share::of(person, lens)));
     }
 }
 

@@ -3,6 +3,8 @@
 use rustc_hash::FxHashMap;
 
 use crate::person::Person;
+use crate::shard::cohort::{Class, Cohorts};
+use crate::shard::share::Share;
 use crate::store::{Store, StoreError, codec};
 use crate::time::EventTime;
 
@@ -28,12 +30,19 @@ pub(super) struct Entry {
     pub(super) stored: bool,
     /// The deadline in the store's index.
     pub(super) indexed: Option<EventTime>,
+    /// What the user is still counted by, where it has changed since.
+    pub(super) counted: Option<Box<Share>>,
     dirty: bool,
     used: bool,
     bytes: usize,
 }
 
 impl Entry {
+    /// Where the user is counted; `None` when there is none.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.person.as_ref().map(|person| Cohorts::class_of(&person.user))
+    }
+
     /// The armed deadline, as of what was applied.
     pub(super) fn armed(&self) -> Option<EventTime> {
         self.person.as_ref()?.user.armed
@@ -79,7 +88,7 @@ impl Users {
         let indexed = person.as_ref().and_then(|person| person.user.armed);
         let bytes = size(user_id, person.as_ref());
         self.bytes += bytes;
-        let entry = Entry { stored: person.is_some(), person, indexed, dirty: false, used: true, bytes };
+        let entry = Entry { stored: person.is_some(), person, indexed, counted: None, dirty: false, used: true, bytes };
         self.entries.insert(user_id.into(), entry);
         Ok(())
     }
@@ -121,6 +130,16 @@ impl Users {
     /// The users that have changed since the last commit, in order of their first change.
     pub(super) fn dirty(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.dirty.iter().filter_map(|user_id| self.entries.get(user_id).map(|entry| (&**user_id, entry)))
+    }
+
+    /// Hands out what each changed user is still counted by, and the user as it is now.
+    pub(super) fn recount(&mut self, mut count: impl FnMut(&Share, Option<&Person>)) {
+        for user_id in &self.dirty {
+            let Some(entry) = self.entries.get_mut(user_id) else { continue };
+            if let Some(counted) = entry.counted.take() {
+                count(&counted, entry.person.as_ref());
+            }
+        }
     }
 
     /// What has changed is in the store now.

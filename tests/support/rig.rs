@@ -127,7 +127,8 @@ impl<'a> Rig<'a> {
 
     /// Everything that is due has fired: what is counted now is what the model counts.
     fn count(&mut self) {
-        let counted = Counted::of(self.shard.aggregates(), &self.names, self.shard.watermark());
+        let watermark = self.shard.watermark();
+        let counted = Counted::of(self.shard.aggregates(), &self.names, watermark);
         if let Some(before) = self.counted.insert(self.next, counted.clone()) {
             assert_eq!(before, counted, "done once more, step {} counts otherwise", self.next);
         }
