@@ -167,8 +167,9 @@ fn what_the_page_shows_is_what_the_topic_holds() {
     }
     let streams = browser.assert_clean().into_iter().filter(|request| request.path.starts_with("/v1/transitions"));
     let streams: Vec<_> = streams.map(|request| request.path).collect();
-    let wanted = ["", "?state=churned", "", "?kind=reactivated"].map(|query| format!("/v1/transitions{query}"));
-    assert_eq!(streams, wanted.repeat(CHANGES), "one stream a choice");
+    let wanted = ["", "?state=churned", "", "?kind=reactivated"].repeat(CHANGES);
+    let wanted: Vec<_> = wanted.iter().map(|query| format!("/v1/transitions{query}")).collect();
+    assert_eq!(streams, wanted, "one stream a choice");
 
     // All is sent and settled: page, API and topic agree to the last user and the last move.
     generator.finish();
