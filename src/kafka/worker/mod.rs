@@ -228,7 +228,7 @@ struct Session<'s> {
     protocol: Commit,
     /// The group's generation that the present assignment belongs to; commits are made in its name. Not simply the newest
     /// that the client knows: it hears of one before we hear what it takes away.
-    generation: Option<ConsumerGroupMetadata>,
+    generation: Option<Arc<ConsumerGroupMetadata>>,
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
