@@ -41,7 +41,7 @@ impl Session<'_> {
             self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
             if matches!(change, Change::Assigned(_) | Change::Revoked(_)) {
                 // The client joins no other generation before it has the answer to this change.
-                self.generation = self.consumer.group_metadata();
+                self.generation = self.consumer.group_metadata().map(Arc::new);
                 self.live_mut().for_each(|(_, live)| live.proven = false);
             }
             match change {
