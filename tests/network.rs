@@ -7,12 +7,13 @@ mod support;
 use std::fs;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use support::backlog::Backlog;
 use support::cluster::Cluster;
 use support::instance::{Deployment, Instance};
 use support::kafka::eventually;
-use support::network::{END_TXN, Fault, FaultId, Harm, INIT_PRODUCER_ID, Way};
+use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, PRODUCE, Way};
 use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
 use support::seed;
 
@@ -112,6 +113,29 @@ fn a_producer_whose_connection_was_lost_is_never_used_again() {
     settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
 }
 
+/// Sending offsets is the one call of the client without an end of its own: it waits for the group's coordinator.
+#[test]
+fn a_producer_that_does_not_find_the_group_is_left_to_itself() {
+    let cluster = cluster();
+    let deployment = relayed("unfound");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut instance = deployment.instance("unfound");
+    instance.start();
+    instance.page("/readyz");
+    eventually("a producer for each worker", || producers("unfound") >= 2);
+    // The first commit needs the coordinator, and the answer never comes.
+    let lost = impose("unfound", Way::Answers, Some(FIND_COORDINATOR), Harm::Lose, None);
+    let began = Instant::now();
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("not found"), || {
+        eventually("the offsets to be given up", || said(&instance, "sending offsets failed") > 0);
+        cluster.network.lift(lost);
+        wait_for_progress(&mut along, &mut [&mut instance], 100);
+        // Waiting for the client would be a minute at least: that long it believes in an answer.
+        assert!(began.elapsed() < Duration::from_secs(45), "{:?}: {}", began.elapsed(), instance.tail());
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
 #[test]
 fn cut_off_in_one_direction_for_longer_than_a_transaction_nothing_is_lost_or_doubled() {
     let cluster = cluster();
@@ -155,4 +179,17 @@ fn a_process_that_was_stopped_past_its_session_comes_back_and_doubles_nothing() 
         }
     });
     settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one, &mut two]);
+}
+
+/// Each answer to a write takes so long: reading could run far ahead of what is committed.
+const SLOW: Duration = Duration::from_millis(400);
+
+#[test]
+fn a_broker_that_is_slow_to_write_makes_nothing_pile_up_in_memory() {
+    let cluster = cluster();
+    let deployment = relayed("slow");
+    let backlog = Backlog::send(&cluster.broker, &deployment);
+    let slow = impose("one", Way::Answers, Some(PRODUCE), Harm::Delay(SLOW), None);
+    backlog.read_in_bounded_memory();
+    cluster.network.lift(slow);
 }
