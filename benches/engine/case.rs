@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::support::kafka::Broker;
-use crate::{alone, latency, served};
+use crate::{alone, export, latency, served};
 
 /// What can be measured. Letters are those of issue 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -40,6 +40,8 @@ pub(crate) enum Case {
     Storm,
     /// From record to committed transition at half load
     Latency,
+    /// A million users to a Parquet file at half load
+    Export,
 }
 
 /// What is measured in a child process of this very program.
@@ -81,6 +83,8 @@ pub(crate) struct Scale {
     pub(crate) events: u64,
     /// Timers due at once.
     pub(crate) timers: u64,
+    /// Users in an export.
+    pub(crate) exported: u64,
     /// People whose histories are lived through one by one; the many users are copies of them.
     pub(crate) people: u32,
     /// How long those histories are.
@@ -101,6 +105,7 @@ impl Scale {
             hot_users: 10_000,
             events,
             timers,
+            exported: timers,
             people,
             days: 120,
             latency_seconds,
@@ -126,7 +131,7 @@ impl Case {
     }
 
     pub(crate) const fn needs_broker(self) -> bool {
-        matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency)
+        matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency | Self::Export)
     }
 
     pub(crate) fn measure(self, scale: &Scale, broker: Option<&Broker>, round: u16) -> anyhow::Result<Vec<Figure>> {
@@ -145,6 +150,7 @@ impl Case {
             Self::Random => served::random(scale, broker?, round),
             Self::Storm => served::storm(scale, broker?, round),
             Self::Latency => latency::latency(scale, broker?, round),
+            Self::Export => export::export(scale, broker?, round),
         }
     }
 }
