@@ -41,7 +41,7 @@ impl Session<'_> {
             self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
             match change {
                 Change::Assigned(partitions) => {
-                    self.generation = self.consumer.group_metadata();
+                    self.generation = self.consumer.group_metadata().map(Arc::new);
                     self.live_mut().for_each(|(_, live)| live.proven = false);
                     self.take_over(&partitions)?;
                 }

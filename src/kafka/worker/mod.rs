@@ -25,6 +25,7 @@ use super::commit::Commit;
 use super::error::{Halt, RunError};
 use super::lease::{Lease, Leases};
 use super::orphans::Nudges;
+use super::pulse::Pulses;
 use super::rebalance::{GroupConsumer, Membership};
 use super::restore::{Restore, Restorer};
 use super::status::Phase;
@@ -71,6 +72,7 @@ pub(super) struct Shared {
     pub(super) parts: Parts,
     pub(super) leases: Leases,
     pub(super) nudges: Nudges,
+    pub(super) pulses: Pulses,
     pub(super) input_partitions: i32,
 }
 
@@ -79,6 +81,7 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
     let mut fenced = 0;
     let mut attempts = 0_u32;
     while !shutdown.is_cancelled() {
+        shared.pulses.beat(worker);
         let mut progress = Progress::default();
         let halt = session(worker, shared, shutdown, &mut progress);
         shared.parts.status.left(worker);
@@ -225,7 +228,7 @@ struct Session<'s> {
     protocol: Commit,
     /// The group's generation that the present assignment belongs to; commits are made in its name. Not simply the newest
     /// that the client knows: it hears of one before we hear what it takes away.
-    generation: Option<ConsumerGroupMetadata>,
+    generation: Option<Arc<ConsumerGroupMetadata>>,
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
@@ -277,6 +280,7 @@ struct Live {
 impl Session<'_> {
     fn run(&mut self) -> Result<(), Halt> {
         while !self.shutdown.is_cancelled() {
+            self.shared.pulses.beat(self.worker);
             if self.shared.nudges.take(self.worker) {
                 return Err(Halt::Rejoin("shards have no owner although the group is at rest".to_owned()));
             }
