@@ -226,8 +226,9 @@ struct Session<'s> {
     restorer: Restorer,
     slots: BTreeMap<i32, Slot>,
     protocol: Commit,
-    /// The group's generation that the present assignment belongs to; commits are made in its name. Not simply the newest
-    /// that the client knows: it hears of one before we hear what it takes away.
+    /// The group's generation that the last change of the assignment belongs to; commits are made in its name. Not simply
+    /// the newest that the client knows: it hears of one before we hear what it takes away. Revoking belongs to the new one
+    /// already: a last commit in the name of the old one would be refused.
     generation: Option<Arc<ConsumerGroupMetadata>>,
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
