@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::support::kafka::Broker;
-use crate::{alone, latency, served};
+use crate::{alone, export, latency, served};
 
 /// What can be measured. Letters are those of issue 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -40,6 +40,8 @@ pub(crate) enum Case {
     Storm,
     /// From record to committed transition at half load
     Latency,
+    /// A million users to a Parquet file at half load
+    Export,
     /// Reading a topic and nothing else: what other cases compare with
     #[value(hide = true)]
     Raw,
@@ -65,6 +67,8 @@ pub(crate) struct Scale {
     pub(crate) events: u64,
     /// Timers due at once.
     pub(crate) timers: u64,
+    /// Users in an export.
+    pub(crate) exported: u64,
     /// People whose histories are lived through one by one; the many users are copies of them.
     pub(crate) people: u32,
     /// How long those histories are.
@@ -85,6 +89,7 @@ impl Scale {
             hot_users: 10_000,
             events,
             timers: timers.unwrap_or(default_timers),
+            exported: default_timers,
             people,
             days: 120,
             latency_seconds,
@@ -110,7 +115,7 @@ impl Case {
     }
 
     pub(crate) const fn needs_broker(self) -> bool {
-        matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency)
+        matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency | Self::Export)
     }
 
     /// Those that can be chosen.
@@ -126,6 +131,7 @@ impl Case {
             Self::Random => served::random(scale, broker?, round),
             Self::Storm => served::storm(scale, broker?, round),
             Self::Latency => latency::latency(scale, broker?, round),
+            Self::Export => export::export(scale, broker?, round),
             _ => self.in_a_process(scale, "", ""),
         }
     }
@@ -143,7 +149,7 @@ impl Case {
             Self::Replay => alone::replay(scale),
             Self::Floor => served::read_topic(brokers, topic, true),
             Self::Raw => served::read_topic(brokers, topic, false),
-            Self::Hot | Self::Random | Self::Storm | Self::Latency => {
+            Self::Hot | Self::Random | Self::Storm | Self::Latency | Self::Export => {
                 bail!("{} needs more than one process", self.name())
             }
         }

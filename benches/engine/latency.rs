@@ -29,16 +29,16 @@ const NEW_USER_EVERY: u64 = 50;
 /// Sent in one go so often.
 const TICK: Duration = Duration::from_millis(5);
 /// What is sent so early is not counted: everybody is new at first, and caches are cold.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(3);
 const NEW: &str = "new-";
 const POLL: Duration = Duration::from_millis(50);
 
 /// A pace to send at, and for how long.
 #[derive(Clone, Copy)]
-struct Load {
-    per_second: f64,
-    started: Instant,
-    until: Instant,
+pub(crate) struct Load {
+    pub(crate) per_second: f64,
+    pub(crate) started: Instant,
+    pub(crate) until: Instant,
 }
 
 pub(crate) fn latency(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Result<Vec<Figure>> {
@@ -50,7 +50,7 @@ pub(crate) fn latency(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Res
 }
 
 /// Events a second that program, broker, sender and reader together sustain on this machine, after the warm-up.
-fn sustained(scale: &Scale, broker: &Broker, name: &str) -> anyhow::Result<f64> {
+pub(crate) fn sustained(scale: &Scale, broker: &Broker, name: &str) -> anyhow::Result<f64> {
     let mut program = Program::new(broker, name, scale.partitions)?;
     program.start()?;
     program.wait_until_ready()?;
@@ -97,16 +97,17 @@ fn under_load(scale: &Scale, broker: &Broker, name: &str, title: &str, per_secon
     let done = AtomicBool::new(false);
     let sender = broker.sender();
     let (events, transitions) = (program.topic("events"), program.topic("transitions"));
-    let (sent, mut latencies) = std::thread::scope(|scope| -> anyhow::Result<(u64, Vec<f64>)> {
+    let (sent, timed) = std::thread::scope(|scope| -> anyhow::Result<(u64, Vec<Timed>)> {
         let sending = scope.spawn(|| {
-            let sent = send(&sender, &events, scale, load);
+            let sent = send(&sender, &events, scale, load, &AtomicBool::new(false));
             done.store(true, Ordering::Relaxed);
             sent
         });
-        let latencies = read(program.brokers(), &transitions, scale.partitions, started, &done)?;
+        let timed = read(program.brokers(), &transitions, scale.partitions, started, &done)?;
         let sent = sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        Ok((sent, latencies))
+        Ok((sent, timed))
     })?;
+    let mut latencies: Vec<f64> = timed.into_iter().map(|(_, latency)| latency).collect();
     ensure!(latencies.len() > 100, "only {} transitions were timed", latencies.len());
     latencies.sort_by(f64::total_cmp);
     let figure = |what: &str, unit: &str, value: f64| Figure::new(&format!("{title}: {what}"), unit, value);
@@ -124,11 +125,11 @@ fn under_load(scale: &Scale, broker: &Broker, name: &str, title: &str, per_secon
     Ok(figures)
 }
 
-/// Sends at a steady pace; gives how many.
-fn send(sender: &Sender, topic: &str, scale: &Scale, load: Load) -> anyhow::Result<u64> {
+/// Sends at a steady pace until the end of the load, or until told to stop; gives how many.
+pub(crate) fn send(sender: &Sender, topic: &str, scale: &Scale, load: Load, stop: &AtomicBool) -> anyhow::Result<u64> {
     let Load { per_second, started, until } = load;
     let mut stream = Stream::new(scale, started)?;
-    while monotonic() < until {
+    while monotonic() < until && !stop.load(Ordering::Relaxed) {
         // Asked once a tick: a sender that cannot keep the pace has to end all the same.
         let due = started.elapsed().as_secs_f64() * per_second;
         while (stream.sent as f64) < due {
@@ -169,8 +170,17 @@ impl Stream {
     }
 }
 
-/// Milliseconds from record to committed transition, for those sent after the warm-up; ends when no more come.
-fn read(brokers: &str, topic: &str, partitions: i32, started: Instant, done: &AtomicBool) -> anyhow::Result<Vec<f64>> {
+/// When a record was sent, and how many milliseconds later its transition was there.
+pub(crate) type Timed = (Duration, f64);
+
+/// From record to committed transition, for those sent after the warm-up; ends when no more come.
+pub(crate) fn read(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    started: Instant,
+    done: &AtomicBool,
+) -> anyhow::Result<Vec<Timed>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "latency-reader")
@@ -197,7 +207,7 @@ fn read(brokers: &str, topic: &str, partitions: i32, started: Instant, done: &At
         let micros = text.split('-').next().context("a moment")?.parse()?;
         let sent = Duration::from_micros(micros);
         if sent >= WARM_UP {
-            latencies.push(now.saturating_sub(sent).as_secs_f64() * 1e3);
+            latencies.push((sent, now.saturating_sub(sent).as_secs_f64() * 1e3));
         }
     }
     Ok(latencies)

@@ -13,6 +13,7 @@
 mod alone;
 mod case;
 mod events;
+mod export;
 mod latency;
 mod population;
 mod program;

@@ -67,17 +67,18 @@ impl Program {
         &self.brokers
     }
 
-    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
+    /// A command of the program, with this deployment's configuration.
+    pub(crate) fn command(&self, name: &str) -> anyhow::Result<Command> {
         let program =
             option_env!("CARGO_BIN_EXE_ebbtide").context("cargo builds the program along with the benches")?;
+        let mut command = Command::new(program);
+        command.arg(name).arg("--config").arg(self.folder.join("ebbtide.toml"));
+        Ok(command)
+    }
+
+    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
-        let child = Command::new(program)
-            .args(["run", "--config"])
-            .arg(self.folder.join("ebbtide.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let child = self.command("run")?.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.child = Some(child);
         Ok(())
     }

@@ -139,7 +139,7 @@ pub(crate) fn storm(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Resul
 }
 
 /// Writes a population to the changelog, as if the program had been there all the time. Gives records and their bytes.
-fn seed(
+pub(crate) fn seed(
     program: &mut Program,
     broker: &Broker,
     population: &mut Population,

@@ -1,16 +1,16 @@
 //! `/v1/cohorts`, `/v1/cohorts/shards`, `/v1/cohorts/history` and `/v1/flows`: how many are in which state, now and over time, and who moved.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Extract;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
-use crate::http::group;
+use crate::http::gather::{self, Coverage, InstanceParts, Part};
+use crate::http::group::Asked;
 use crate::http::history::Sizes;
 use crate::http::problem::{Params, Problem};
 use crate::http::view::InstanceView;
@@ -22,35 +22,15 @@ use crate::time::WallTime;
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the answer holds the list under its own name")]
 pub struct Cohorts {
-    /// Now, RFC 3339.
-    at: String,
-    /// Whether shards are missing: then every figure is too small.
-    partial: bool,
-    /// The input partitions of the shards that are missing: being restored or moved, or their instance did not answer.
-    missing: Vec<i32>,
-    /// Which instances could not be asked, and why.
-    failures: Vec<String>,
-    /// How many shards there are, and where.
-    shards: ShardCount,
+    /// How much of the user base this is.
+    #[serde(flatten)]
+    coverage: Coverage,
     /// Users with a lifecycle state.
     users: u64,
     /// Users known by their properties alone: they have no state until a first activity.
     not_entered: u64,
     /// Sizes by state and activation; all eight, empty ones included.
     cohorts: Vec<Cohort>,
-}
-
-/// How many shards there are, and where.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ShardCount {
-    /// Held by this instance.
-    pub(super) here: usize,
-    /// Of those, restored and consuming.
-    pub(super) running: usize,
-    /// Counted here, wherever they are.
-    pub(super) counted: usize,
-    /// Partitions of the input topic; null until that is known.
-    pub(super) of: Option<usize>,
 }
 
 /// The size of one cohort.
@@ -62,15 +42,6 @@ pub struct Cohort {
     activated: bool,
     /// How many.
     users: u64,
-}
-
-/// Cohort sizes of one instance's shards: what instances tell each other.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct InstanceCohorts {
-    /// Whose shards these are.
-    instance_id: String,
-    /// Those that are restored and consuming.
-    shards: Vec<ShardCohorts>,
 }
 
 /// Cohort sizes of one shard.
@@ -145,71 +116,49 @@ pub struct FlowCount {
 }
 
 /// Cohort sizes of the whole group now, by state and activation.
-#[utoipa::path(get, path = "/v1/cohorts", tag = "cohorts", responses(
+#[utoipa::path(get, path = "/v1/cohorts", tag = "cohorts", params(Asked), responses(
     (status = 200, description = "The sizes; `partial` says whether shards are missing", body = Cohorts),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn now(Extract(api): Extract<Arc<Api>>, headers: HeaderMap) -> Json<Cohorts> {
+pub async fn now(
+    Extract(api): Extract<Arc<Api>>,
+    Params(Asked { scope }): Params<Asked>,
+    headers: HeaderMap,
+) -> Json<Cohorts> {
     let view = api.view();
-    let own = parts(&view);
-    let mut failures = Vec::new();
-    let mut found: Vec<(i32, ShardCohorts)> = own.into_iter().map(|part| (part.partition, part)).collect();
-    // Nobody need be asked when every shard is here.
-    if view.partitions.is_some_and(|of| found.len() < of) {
-        let replies = api.peers.ask(&view.instance_id, (Method::GET, "/v1/cohorts/shards"), &headers, |_| false).await;
-        failures = replies.failures;
-        for reply in replies.replies {
-            let (status, _, body) = reply.answer;
-            match serde_json::from_slice::<InstanceCohorts>(&body) {
-                Ok(part) if status == StatusCode::OK && part.instance_id == reply.instance_id => {
-                    found.extend(part.shards.into_iter().map(|part| (part.partition, part)));
-                }
-                Ok(part) if status == StatusCode::OK => failures.push(format!(
-                    "at the address of {} is {}: look at http.advertised",
-                    reply.instance_id, part.instance_id
-                )),
-                _ => failures.push(format!("{} answered with {status}", reply.instance_id)),
-            }
-        }
-    }
-    let found = group::one_of_each(found);
+    let (found, coverage) = gather::gather(&api, &view, parts(&view), "/v1/cohorts/shards", scope, &headers).await;
     let mut sizes = Sizes::default();
     for part in found.values() {
         sizes.add(&Sizes(part.users));
     }
-    let covered: BTreeSet<i32> = found.keys().copied().collect();
-    let missing = view.partitions.map_or_else(Vec::new, |of| group::missing(&covered, of));
     let cohorts: Vec<_> = State::ALL
         .into_iter()
         .flat_map(|state| [true, false].map(|activated| (state, activated)))
         .map(|(state, activated)| Cohort { state: state.as_str(), activated, users: sizes.of(state, activated) })
         .collect();
     Json(Cohorts {
-        at: api.clock.now().to_string(),
-        partial: view.partitions.is_none() || !missing.is_empty(),
-        missing,
-        failures,
-        shards: ShardCount {
-            here: view.shards.len(),
-            running: view.running(),
-            counted: found.len(),
-            of: view.partitions,
-        },
+        coverage,
         users: cohorts.iter().map(|cohort| cohort.users).sum(),
         not_entered: found.values().map(|part| part.not_entered).sum(),
         cohorts,
     })
 }
 
+impl Part for ShardCohorts {
+    fn partition(&self) -> i32 {
+        self.partition
+    }
+}
+
 /// Cohort sizes of this instance's shards: what instances tell each other.
 #[utoipa::path(get, path = "/v1/cohorts/shards", tag = "cohorts", responses(
-    (status = 200, description = "The sizes, by shard", body = InstanceCohorts),
+    (status = 200, description = "The sizes, by shard", body = InstanceParts<ShardCohorts>),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn shards(Extract(api): Extract<Arc<Api>>) -> Json<InstanceCohorts> {
+pub async fn shards(Extract(api): Extract<Arc<Api>>) -> Json<InstanceParts<ShardCohorts>> {
     let view = api.view();
     let shards = parts(&view);
-    Json(InstanceCohorts { instance_id: view.instance_id, shards })
+    Json(InstanceParts { instance_id: view.instance_id, shards })
 }
 
 /// Those that are restored: of the others nothing is known.

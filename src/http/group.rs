@@ -1,6 +1,7 @@
 //! Asking the group's other instances, so that any of them answers for all shards.
 //!
-//! An instance is asked for its own shards only ([`Scope::Instance`], `/v1/cohorts/shards`), so no question goes further
+//! An instance is asked for its own shards only ([`Scope::Instance`], `/v1/cohorts/shards`,
+//! `/v1/counts/shards`), so no question goes further
 //! than one step. Who they are comes from the group ([`Directory`]); the caller's token is passed on, and nothing else.
 //! What does not answer in time is missing from the answer, and the answer says so.
 
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -19,8 +21,8 @@ use utoipa::{IntoParams, ToSchema};
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 /// How long its answer may take: less than ours may.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Bytes of an answer.
-const ANSWER_MAX: usize = 4 << 20;
+/// Bytes of the answers to one question, all instances together.
+const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// Instances that are asked, at most.
 const ASKED_MAX: usize = 256;
 /// Which shards an answer is about, where it is none of the body: their partitions, separated by commas.
@@ -124,6 +126,7 @@ impl Peers {
         };
         let token = headers.get(header::AUTHORIZATION).cloned();
         let mut asking = JoinSet::new();
+        let room = Arc::new(AtomicUsize::new(ANSWERS_BYTES_MAX));
         let others = members.into_iter().filter(|member| member.instance_id != own && !member.partitions.is_empty());
         for Member { instance_id, address, .. } in others.take(ASKED_MAX) {
             let Some(address) = address else {
@@ -131,9 +134,9 @@ impl Peers {
                 continue;
             };
             let url = format!("{}{path}", address.trim_end_matches('/'));
-            let (client, method, token) = (self.client.clone(), method.clone(), token.clone());
+            let (client, method, token, room) = (self.client.clone(), method.clone(), token.clone(), Arc::clone(&room));
             asking.spawn(async move {
-                let answer = fetch(&client, method, &url, token).await;
+                let answer = fetch(&client, method, &url, token, &room).await;
                 answer
                     .map_err(|error| format!("{instance_id} at {address}: {error}"))
                     .map(|answer| Reply { instance_id, answer })
@@ -161,6 +164,7 @@ async fn fetch(
     method: Method,
     url: &str,
     token: Option<HeaderValue>,
+    room: &AtomicUsize,
 ) -> Result<Answer, String> {
     // The innermost cause says it best; the outer ones repeat the URL.
     let said = |error: reqwest::Error| {
@@ -178,8 +182,9 @@ async fn fetch(
     let partitions = response.headers().get(PARTITIONS).map(read_partitions).unwrap_or_default();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(said)? {
-        if body.len() + chunk.len() > ANSWER_MAX {
-            return Err("an answer that is too long".to_owned());
+        let taken = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(chunk.len()));
+        if taken.is_err() {
+            return Err("the answers are too long together".to_owned());
         }
         body.extend_from_slice(&chunk);
     }

@@ -11,7 +11,9 @@
 pub mod auth;
 pub mod cohorts;
 pub mod console;
+pub mod counts;
 pub mod export;
+pub mod gather;
 pub mod group;
 pub mod health;
 pub mod history;
@@ -202,6 +204,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/v1/cohorts", get(cohorts::now))
         .route("/v1/cohorts/shards", get(cohorts::shards))
+        .route("/v1/counts/shards", get(counts::shards))
         .route("/v1/cohorts/history", get(cohorts::history))
         .route("/v1/flows", get(cohorts::flows))
         .route("/v1/retention", get(reports::list))

@@ -4,14 +4,14 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::http::{cohorts, export, health, live, reports, shards, users, win_back};
+use crate::http::{cohorts, counts, export, health, live, reports, shards, users, win_back};
 
 /// The whole description.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Ebbtide", description = "Lifecycle states of users, live. `/v1/cohorts` and `/v1/users` answer for the whole group from any instance; everything else is about the instance that is asked."),
+    info(title = "Ebbtide", description = "Lifecycle states of users, live. Cohorts, users, segments, win-back, retention and signals are those of the whole group, whichever instance is asked; exports, history, flows, transitions and shards are those of the instance."),
     paths(
-        cohorts::now, cohorts::shards, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list,
+        cohorts::now, cohorts::shards, cohorts::history, cohorts::flows, users::show, users::delete, live::stream, shards::list, counts::shards,
         reports::list, reports::retention, reports::signals, export::segment, export::state,
         win_back::segments, win_back::returns, health::alive, health::ready, health::metrics,
     ),

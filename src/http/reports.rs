@@ -1,23 +1,24 @@
-//! `/v1/retention`, `/v1/retention/{name}` and `/v1/signals`: what is reported of this instance's users (SPEC-WINBACK
-//! sections 11 and 12), read from the committed state.
+//! `/v1/retention`, `/v1/retention/{name}` and `/v1/signals`: what is reported of the users of the whole group
+//! (SPEC-WINBACK sections 11 and 12).
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State as Extract};
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
+use crate::http::counts::{self, Gathered, Question};
+use crate::http::export::SHARDS_HEADER;
+use crate::http::gather::Coverage;
+use crate::http::group::Asked;
 use crate::http::problem::{Params, Problem};
 use crate::lifecycle::State;
-use crate::metrics::ShardPhase;
 use crate::retention::{Cohorts, Matrix, Report};
-use crate::shard::{Aggregates, ShardRecord};
-use crate::signals::{Counts, Group, Signals};
-use crate::store::{Store as _, StoreError};
+use crate::signals::{Group, Signals};
 use crate::time::EventTime;
 
 /// Values of a dimension that an answer has at most.
@@ -41,6 +42,30 @@ pub struct ReportName {
     period: &'static str,
     /// Periods after the first.
     count: u8,
+}
+
+/// A retention report, as of the last commits.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RetentionReport {
+    /// How much of the user base this is.
+    #[serde(flatten)]
+    coverage: Coverage,
+    /// The report.
+    #[serde(flatten)]
+    matrix: Matrix,
+    /// The next cohort where `limit` has cut the report: the `from` of the next request. Null at the end.
+    next: Option<String>,
+}
+
+/// What a group shows, as of the last commits.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SignalsReport {
+    /// How much of the user base this is.
+    #[serde(flatten)]
+    coverage: Coverage,
+    /// What it shows.
+    #[serde(flatten)]
+    signals: Signals,
 }
 
 /// How a report is written.
@@ -78,14 +103,15 @@ pub async fn list(Extract(api): Extract<Arc<Api>>) -> Json<ReportList> {
     Json(ReportList { reports: api.rules.retention.iter().map(name).collect() })
 }
 
-/// One retention report over the shards of this instance.
+/// One retention report over the whole group.
 ///
 /// # Errors
 /// No such report, a query that says nothing, or the state cannot be read.
 #[utoipa::path(get, path = "/v1/retention/{name}", tag = "reports",
-    params(("name" = String, Path, description = "The report's name"), Layout), responses(
-    (status = 200, description = "The matrix, oldest cohort first", body = Matrix),
-    (status = 400, description = "No such format", body = Problem, content_type = "application/problem+json"),
+    params(("name" = String, Path, description = "The report's name"), Layout, Asked), responses(
+    (status = 200, description = "The matrix, oldest cohort first; as CSV the header ebbtide-shards says of how many shards",
+        body = RetentionReport),
+    (status = 400, description = "No such format or cohort", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such report", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -93,6 +119,8 @@ pub async fn retention(
     Extract(api): Extract<Arc<Api>>,
     Path(name): Path<String>,
     Params(layout): Params<Layout>,
+    Params(Asked { scope }): Params<Asked>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let is_csv = match layout.format.as_deref() {
         None | Some("json") => false,
@@ -100,65 +128,53 @@ pub async fn retention(
         Some(_) => return Err(Problem::bad_request("format is json or csv")),
     };
     let limit = limit(layout.limit, VALUES_MAX)?;
-    if !api.rules.retention.iter().any(|report| report.name == name) {
-        return Err(Problem::unknown(format!("there is no report `{name}`: /v1/retention lists those configured")));
+    if layout.from.as_ref().is_some_and(|from| from.parse::<chrono::NaiveDate>().is_err()) {
+        return Err(Problem::bad_request("from is a day like 2026-11-01"));
     }
-    let mut matrix = read(api, move |api| matrix(api, &name)).await?;
+    let report = counts::report(&api, &name)?;
+    let gathered = counts::gather(&api, Question::Retention(report.clone()), scope, &headers).await?;
+    let mut cohorts = Cohorts::default();
+    cohorts.add(gathered.aggregates.retention(0));
+    let mut matrix = Matrix::new(&report, gathered.watermark.unwrap_or(EventTime::MIN), cohorts);
     matrix.cohorts.retain(|row| layout.from.as_ref().is_none_or(|from| row.cohort >= *from));
+    let next = matrix.cohorts.get(limit).map(|row| row.cohort.clone());
     matrix.cohorts.truncate(limit);
+    let coverage = gathered.coverage;
     if !is_csv {
-        return Ok(Json(matrix).into_response());
+        return Ok(Json(RetentionReport { coverage, matrix, next }).into_response());
     }
     let mut csv = Vec::new();
     matrix.write_csv(&mut csv).map_err(|_| Problem::internal("the report could not be written"))?;
-    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv).into_response())
+    let shards = HeaderValue::try_from(coverage.fraction()).unwrap_or(HeaderValue::from_static("?"));
+    let kind = HeaderValue::from_static("text/csv; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind), (SHARDS_HEADER, shards)], csv).into_response())
 }
 
-/// What those in a state or segment show, against the active.
+/// What those in a state or segment show, against the active, over the whole group.
 ///
 /// # Errors
 /// No such state or segment, signals are not kept, or the state cannot be read.
-#[utoipa::path(get, path = "/v1/signals", tag = "reports", params(Whose), responses(
-    (status = 200, description = "By dimension, the most common values first", body = Signals),
+#[utoipa::path(get, path = "/v1/signals", tag = "reports", params(Whose, Asked), responses(
+    (status = 200, description = "By dimension, the most common values first", body = SignalsReport),
     (status = 400, description = "Neither a state nor a segment", body = Problem,
         content_type = "application/problem+json"),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such state or segment, or signals.enabled is not set", body = Problem,
         content_type = "application/problem+json"),
 ))]
-pub async fn signals(Extract(api): Extract<Arc<Api>>, Params(whose): Params<Whose>) -> Result<Json<Signals>, Problem> {
-    if !api.rules.signals {
-        return Err(Problem::unknown("signals are not kept: set signals.enabled"));
-    }
-    let group = whose.group(&api)?;
+pub async fn signals(
+    Extract(api): Extract<Arc<Api>>,
+    Params(whose): Params<Whose>,
+    Params(Asked { scope }): Params<Asked>,
+    headers: HeaderMap,
+) -> Result<Json<SignalsReport>, Problem> {
+    let group = counts::group_named(&api, whose.state.as_deref(), whose.segment.as_deref())?;
     let limit = limit(whose.limit, VALUES_DEFAULT)?;
-    let signals = read(api, move |api| {
-        let (mut counts, mut active) = (Counts::default(), Counts::default());
-        for partition in running(api) {
-            let aggregates = Aggregates::load_signals(&api.database.shard(partition))?;
-            counts.merge(&aggregates.signals(&group));
-            active.merge(&aggregates.signals(&Group::State(State::Active)));
-        }
-        Ok(Signals::new(&group, &counts, &active, limit))
-    });
-    signals.await.map(Json)
-}
-
-impl Whose {
-    fn group(&self, api: &Api) -> Result<Group, Problem> {
-        match (&self.state, &self.segment) {
-            (Some(name), None) => State::ALL
-                .into_iter()
-                .find(|state| state.as_str() == name)
-                .map(Group::State)
-                .ok_or_else(|| Problem::unknown("a state is active, at_risk, lapsed or churned")),
-            (None, Some(name)) if api.rules.segments.iter().any(|segment| segment.name == *name) => {
-                Ok(Group::Segment(name.as_str().into()))
-            }
-            (None, Some(name)) => Err(Problem::unknown(format!("there is no segment `{name}`"))),
-            _ => Err(Problem::bad_request("say whose: either state or segment")),
-        }
-    }
+    let Gathered { aggregates, coverage, .. } =
+        counts::gather(&api, Question::Signals(group.clone()), scope, &headers).await?;
+    let active = aggregates.signals(&Group::State(State::Active));
+    let signals = Signals::new(&group, &aggregates.signals(&group), &active, limit);
+    Ok(Json(SignalsReport { coverage, signals }))
 }
 
 fn limit(asked: Option<usize>, default: usize) -> Result<usize, Problem> {
@@ -167,42 +183,4 @@ fn limit(asked: Option<usize>, default: usize) -> Result<usize, Problem> {
         Some(limit) if (1..=VALUES_MAX).contains(&limit) => Ok(limit),
         Some(_) => Err(Problem::bad_request(format!("limit is 1 to {VALUES_MAX}"))),
     }
-}
-
-/// The partitions here that are restored and consuming.
-fn running(api: &Api) -> Vec<i32> {
-    let view = api.view();
-    let running = view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running);
-    running.map(|shard| shard.reading.partition).collect()
-}
-
-fn matrix(api: &Api, name: &str) -> Result<Matrix, StoreError> {
-    let Some(report) = api.rules.retention.iter().find(|report| report.name == name) else {
-        return Err(StoreError::Damaged { what: format!("the report {name}, which was there a moment ago") });
-    };
-    let (mut cohorts, mut watermark) = (Cohorts::default(), None);
-    let frozen = report.frozen();
-    for partition in running(api) {
-        let store = api.database.shard(partition);
-        let Some(record) = store.shard()?.0 else { continue };
-        let record = ShardRecord::decode(&record)?;
-        watermark = Some(watermark.map_or(record.watermark.at(), |least: EventTime| least.min(record.watermark.at())));
-        if let Some((number, _)) = record.reports.iter().find(|(_, known)| *known == frozen) {
-            cohorts.add(Aggregates::load_retention(&store)?.retention(*number));
-        }
-    }
-    Ok(Matrix::new(report, watermark.unwrap_or(EventTime::MIN), cohorts))
-}
-
-/// Reads the state on a thread that may block.
-async fn read<T: Send + 'static>(
-    api: Arc<Api>,
-    from: impl FnOnce(&Api) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Problem> {
-    let read = tokio::task::spawn_blocking(move || from(&api)).await;
-    let read = read.map_err(|_| Problem::internal("reading the state was broken off"))?;
-    read.map_err(|error| {
-        tracing::error!(%error, "a report could not be read");
-        Problem::internal("the state could not be read; the log says why")
-    })
 }

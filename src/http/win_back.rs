@@ -1,15 +1,18 @@
 //! `/v1/segments` and `/v1/win-back`: who is in which segment, what became of those who returned, and what campaigns added
-//! (SPEC-WINBACK sections 9 and 10). All of it is read from what is committed, and added up over the shards here.
+//! (SPEC-WINBACK sections 9 and 10), over the whole group.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Extract;
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
-use crate::http::cohorts::ShardCount;
+use crate::http::counts::{self, Gathered, Question};
+use crate::http::gather::Coverage;
+use crate::http::group::{Asked, Scope};
 use crate::http::problem::{Params, Problem};
 use crate::lifecycle::State;
 use crate::metrics::ShardPhase;
@@ -24,14 +27,12 @@ use crate::win_back::{Arm, Lift, ReturnsCurve};
 const GROUPS_MAX: usize = 1000;
 const GROUPS_DEFAULT: usize = 200;
 
-/// The segments of this instance's users, as of the last commits.
+/// The segments, as of the last commits.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "the answer holds the list under its own name")]
 pub struct Segments {
-    /// Now, RFC 3339.
-    at: String,
-    /// Which part of the user base this is.
-    shards: ShardCount,
+    /// How much of the user base this is.
+    #[serde(flatten)]
+    coverage: Coverage,
     /// In the order of the configuration.
     segments: Vec<Segment>,
 }
@@ -101,11 +102,10 @@ pub struct Which {
 /// Users who returned, as of the last commits.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WinBack {
-    /// Now, RFC 3339.
-    at: String,
-    /// Which part of the user base this is.
-    shards: ShardCount,
-    /// Up to where event time has come in all shards here, RFC 3339; null before the first event.
+    /// How much of the user base this is.
+    #[serde(flatten)]
+    coverage: Coverage,
+    /// Up to where event time has come in all shards counted, RFC 3339; null before the first event.
     watermark: Option<String>,
     /// Attributed returns by campaign, over all time; at most 100 a shard by name, the rest as `(other)`.
     campaigns: Vec<Campaign>,
@@ -159,30 +159,39 @@ pub struct Curve {
 ///
 /// # Errors
 /// The state cannot be read.
-#[utoipa::path(get, path = "/v1/segments", tag = "win-back", responses(
+#[utoipa::path(get, path = "/v1/segments", tag = "win-back", params(Asked), responses(
     (status = 200, description = "The segments", body = Segments),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn segments(Extract(api): Extract<Arc<Api>>) -> Result<Json<Segments>, Problem> {
-    let counted = counted(&api).await?;
+pub async fn segments(
+    Extract(api): Extract<Arc<Api>>,
+    Params(Asked { scope }): Params<Asked>,
+    headers: HeaderMap,
+) -> Result<Json<Segments>, Problem> {
+    let (counted, coverage) = counted(&api, Question::Segments, scope, &headers).await?;
     let names = api.rules.segments.iter().map(|draft| draft.name.clone());
     let segments =
         names.map(|name| Segment { users: counted.aggregates.size(&name), measured: counted.measured(&name), name });
-    Ok(Json(Segments { at: api.clock.now().to_string(), shards: counted.shards(), segments: segments.collect() }))
+    Ok(Json(Segments { coverage, segments: segments.collect() }))
 }
 
 /// What became of those who returned, and which campaigns brought them.
 ///
 /// # Errors
 /// A parameter means nothing, or the state cannot be read.
-#[utoipa::path(get, path = "/v1/win-back", tag = "win-back", params(Which), responses(
+#[utoipa::path(get, path = "/v1/win-back", tag = "win-back", params(Which, Asked), responses(
     (status = 200, description = "The returns", body = WinBack),
     (status = 400, description = "No such returns", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No token", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn returns(Extract(api): Extract<Arc<Api>>, Params(which): Params<Which>) -> Result<Json<WinBack>, Problem> {
+pub async fn returns(
+    Extract(api): Extract<Arc<Api>>,
+    Params(which): Params<Which>,
+    Params(Asked { scope }): Params<Asked>,
+    headers: HeaderMap,
+) -> Result<Json<WinBack>, Problem> {
     let wanted = Wanted::read(&which)?;
-    let counted = counted(&api).await?;
+    let (counted, coverage) = counted(&api, Question::Returns, scope, &headers).await?;
     let all: Vec<Returns> = counted.aggregates.returns().into_iter().filter(|group| wanted.takes(group)).collect();
     let mut total = ReturnsCurve::default();
     for group in &all {
@@ -198,8 +207,7 @@ pub async fn returns(Extract(api): Extract<Arc<Api>>, Params(which): Params<Whic
         .collect();
     campaigns.sort_by(|a, b| b.attributed.cmp(&a.attributed).then_with(|| a.campaign.cmp(&b.campaign)));
     Ok(Json(WinBack {
-        at: api.clock.now().to_string(),
-        shards: counted.shards(),
+        coverage,
         watermark: counted.watermark.map(|watermark| watermark.to_string()),
         campaigns,
         total: total.into(),
@@ -208,29 +216,24 @@ pub async fn returns(Extract(api): Extract<Arc<Api>>, Params(which): Params<Whic
     }))
 }
 
-/// What the shards here have counted, together.
+/// What shards have counted, together.
 pub(crate) struct Counted {
     pub(crate) aggregates: Aggregates,
-    /// The least of the running shards; `None` before the first event of one of them.
+    /// The least of the shards; `None` before the first event of one of them.
     watermark: Option<EventTime>,
-    here: usize,
-    running: usize,
-    of: Option<usize>,
 }
 
 impl Counted {
-    /// Reads every running shard. Blocks on the disk.
+    /// What the metrics show: the segments of the shards that run here. Blocks on the disk.
     pub(crate) fn read(api: &Api) -> Result<Self, StoreError> {
         let view = api.view();
-        let (here, running, of) = (view.shards.len(), view.running(), view.partitions);
         let mut aggregates = Aggregates::default();
-        let mut watermark = Some(EventTime::MAX);
+        let mut watermark = (view.running() > 0).then_some(EventTime::MAX);
         for shard in view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
-            aggregates.merge(&Aggregates::load(&api.database.shard(shard.reading.partition))?);
+            aggregates.merge(&Aggregates::load_segments(&api.database.shard(shard.reading.partition))?);
             watermark = watermark.zip(shard.watermark).map(|(least, this)| least.min(this));
         }
-        let watermark = watermark.filter(|_| running > 0);
-        Ok(Self { aggregates, watermark, here, running, of })
+        Ok(Self { aggregates, watermark })
     }
 
     /// The two groups of a segment, and the lift if there is one.
@@ -243,10 +246,6 @@ impl Counted {
         let (arms, lift) = self.arms(segment);
         let lift = lift.map(|Lift { difference, low, high }| LiftReport { difference, low, high });
         Measured { treated: arms.treated.into(), held_out: arms.held_out.into(), lift }
-    }
-
-    fn shards(&self) -> ShardCount {
-        ShardCount { here: self.here, running: self.running, counted: self.running, of: self.of }
     }
 
     fn group(&self, group: &Returns) -> ReturnGroup {
@@ -265,13 +264,14 @@ impl Counted {
     }
 }
 
-async fn counted(api: &Arc<Api>) -> Result<Counted, Problem> {
-    let api = Arc::clone(api);
-    let read = tokio::task::spawn_blocking(move || Counted::read(&api)).await;
-    read.map_err(|_| Problem::internal("the look-up was broken off"))?.map_err(|error| {
-        tracing::error!(%error, "what was counted could not be read");
-        Problem::internal("what was counted could not be read; the log says why")
-    })
+async fn counted(
+    api: &Arc<Api>,
+    question: Question,
+    scope: Scope,
+    headers: &HeaderMap,
+) -> Result<(Counted, Coverage), Problem> {
+    let Gathered { aggregates, watermark, coverage } = counts::gather(api, question, scope, headers).await?;
+    Ok((Counted { aggregates, watermark }, coverage))
 }
 
 type Key = (Day, State, Option<Box<str>>);

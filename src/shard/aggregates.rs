@@ -23,7 +23,7 @@
 //! Days are UTC days, big-endian with the sign bit flipped; they are kept for [`KEPT_DAYS`] behind the watermark.
 
 use crate::lifecycle::State;
-use crate::shard::ledger::Ledger;
+use crate::shard::ledger::{Ledger, PLACES_MAX};
 use crate::shard::share::Share;
 use crate::signals;
 use crate::store::{Store, StoreError};
@@ -44,6 +44,9 @@ pub const OTHER: &str = "(other)";
 /// So many days behind the watermark are kept by day.
 pub const KEPT_DAYS: i32 = 400;
 
+/// More than any count is, and so few that those of any number of shards add up.
+const COUNT_MAX: u64 = 1 << 48;
+
 const DAY_LEN: usize = 4;
 const FIRST_CORE: usize = CURVE_DAYS as usize + 1;
 const SECOND_CORE: usize = CURVE_DAYS as usize + 2;
@@ -55,6 +58,11 @@ pub struct Aggregates {
     /// Everything before this day is gone from the ledger.
     kept_from: Option<Day>,
 }
+
+/// What should be cells of another instance is none: it may be of another version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no cell of counts")]
+pub struct CellError;
 
 /// Returns of one day, state that was returned from, and campaign.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +99,55 @@ impl Aggregates {
     /// The store failed or is damaged.
     pub fn load(store: &impl Store) -> Result<Self, StoreError> {
         Ok(Self { ledger: Ledger::load(store, &[])?, kept_from: None })
+    }
+
+    /// Of a store, the sizes of segments and who returned of those who entered.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_segments(store: &impl Store) -> Result<Self, StoreError> {
+        Self::load_kinds(store, [&[SEGMENT][..], &[LIFT]])
+    }
+
+    /// Of a store, what became of those who returned, and campaigns.
+    ///
+    /// # Errors
+    /// The store failed or is damaged.
+    pub fn load_returns(store: &impl Store) -> Result<Self, StoreError> {
+        Self::load_kinds(store, [&[RETURNS][..], &[CAMPAIGN]])
+    }
+
+    /// The cells whose keys begin with one of `prefixes`, of which none begins with another.
+    pub(super) fn load_kinds<'p>(
+        store: &impl Store,
+        prefixes: impl IntoIterator<Item = &'p [u8]>,
+    ) -> Result<Self, StoreError> {
+        let mut ledger = Ledger::default();
+        for prefix in prefixes {
+            ledger.merge(&Ledger::load(store, prefix)?);
+        }
+        Ok(Self::from(ledger))
+    }
+
+    /// Every cell, for another instance; in no order.
+    pub fn cells(&self) -> impl Iterator<Item = (&[u8], &[u64])> {
+        self.ledger.cells(&[])
+    }
+
+    /// From the cells of another instance.
+    ///
+    /// # Errors
+    /// [`CellError`]: these are no cells.
+    pub fn from_cells(cells: impl IntoIterator<Item = (Vec<u8>, Vec<u64>)>) -> Result<Self, CellError> {
+        let mut ledger = Ledger::default();
+        for (key, counts) in cells {
+            let fits = !key.is_empty() && counts.len() <= PLACES_MAX && counts.iter().all(|count| *count <= COUNT_MAX);
+            if !fits {
+                return Err(CellError);
+            }
+            ledger.add(&key, counts.into_iter().map(u64::cast_signed).enumerate());
+        }
+        Ok(Self::from(ledger))
     }
 
     /// The sizes of a store's segments alone.

@@ -30,22 +30,30 @@ const PROPERTY: u8 = b'p';
 const SEGMENT: u8 = b's';
 
 impl Aggregates {
-    /// The retention reports of a store alone.
+    /// Of a store, one retention report, under the number 0.
     ///
     /// # Errors
     /// The store failed or is damaged.
-    pub fn load_retention(store: &impl Store) -> Result<Self, StoreError> {
-        Ledger::load(store, &[RETENTION]).map(Self::from)
+    pub fn load_report(store: &impl Store, number: u32) -> Result<Self, StoreError> {
+        let all = Self::from(Ledger::load(store, &cohorts_key(number))?);
+        let mut one = Ledger::default();
+        for (cohort, counts) in all.retention(number) {
+            let places = counts.iter().enumerate().map(|(place, count)| (place, count.cast_signed()));
+            one.add(&cohort_key(0, cohort), places);
+        }
+        Ok(Self::from(one))
     }
 
-    /// The signals of a store alone.
+    /// Of a store, the signals of these groups.
     ///
     /// # Errors
     /// The store failed or is damaged.
-    pub fn load_signals(store: &impl Store) -> Result<Self, StoreError> {
-        let mut ledger = Ledger::load(store, &[VALUE])?;
-        ledger.merge(&Ledger::load(store, &[VALUES])?);
-        Ok(Self::from(ledger))
+    pub fn load_signals(store: &impl Store, groups: &[&Group]) -> Result<Self, StoreError> {
+        let mut prefixes: Vec<Vec<u8>> =
+            groups.iter().flat_map(|group| [VALUE, VALUES].map(|kind| key(kind, &group_bytes(group), b""))).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Self::load_kinds(store, prefixes.iter().map(Vec::as_slice))
     }
 
     /// Puts a user into a report, or takes it out (`by` is 1 or -1).
@@ -173,9 +181,13 @@ fn read_dimension(key: &[u8]) -> Option<(Dimension, &str)> {
     Some((dimension, std::str::from_utf8(value).ok()?))
 }
 
+fn cohorts_key(number: u32) -> Vec<u8> {
+    [&[RETENTION][..], &number.to_be_bytes()].concat()
+}
+
 fn cohort_key(number: u32, cohort: Day) -> Vec<u8> {
     let day = cohort.number().cast_unsigned() ^ (1 << 31);
-    [&[RETENTION][..], &number.to_be_bytes(), &day.to_be_bytes()].concat()
+    [&cohorts_key(number)[..], &day.to_be_bytes()].concat()
 }
 
 fn read_cohort(key: &[u8]) -> Option<(u32, Day)> {

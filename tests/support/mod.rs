@@ -17,6 +17,7 @@ pub(crate) mod model;
 pub(crate) mod network;
 pub(crate) mod onlookers;
 pub(crate) mod operator;
+pub(crate) mod python;
 pub(crate) mod rig;
 pub(crate) mod scene;
 pub(crate) mod schema;

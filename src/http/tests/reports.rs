@@ -5,10 +5,10 @@ use crate::event::Record;
 use crate::shard::{Effects, Progress, Shard};
 
 /// Four records a shard, of three people.
-fn with_shards(instance: &Instance) {
-    for partition in [0, 1] {
+fn with_shards(instance: &Instance, partitions: &[i32], of: i32) {
+    for &partition in partitions {
         let store = instance.database.shard(partition);
-        let mut shard = Shard::open(partition, Arc::clone(&instance.api.rules), store, 2).expect("opens");
+        let mut shard = Shard::open(partition, Arc::clone(&instance.api.rules), store, of).expect("opens");
         for (offset, (user, days_ago)) in (0..).zip([("=a", 20), ("b", 20), ("c", 3), ("b", 12)]) {
             let time = NOW.as_event_time() - Span::from_days(days_ago);
             let value = format!(
@@ -27,7 +27,7 @@ fn with_shards(instance: &Instance) {
 #[tokio::test]
 async fn retention_and_signals_add_up_over_the_shards_that_are_here() {
     let instance = Instance::new(None).running(2);
-    with_shards(&instance);
+    with_shards(&instance, &[0, 1], 2);
     assert_eq!(instance.get("/v1/retention").await.1["reports"][0]["name"], "all");
     let (status, body) = instance.get("/v1/retention/all").await;
     assert_eq!(status, StatusCode::OK, "{body}");
@@ -45,6 +45,11 @@ async fn retention_and_signals_add_up_over_the_shards_that_are_here() {
         ("/v1/retention/none", StatusCode::NOT_FOUND),
         ("/v1/retention/all?format=xml", StatusCode::BAD_REQUEST),
         ("/v1/retention/all?limit=0", StatusCode::BAD_REQUEST),
+        ("/v1/retention/all?from=never", StatusCode::BAD_REQUEST),
+        ("/v1/counts/shards", StatusCode::BAD_REQUEST),
+        ("/v1/counts/shards?of=users", StatusCode::BAD_REQUEST),
+        ("/v1/counts/shards?of=retention&report=none", StatusCode::NOT_FOUND),
+        ("/v1/counts/shards?of=retention&report=all&definition=other", StatusCode::NOT_FOUND),
         ("/v1/signals", StatusCode::BAD_REQUEST),
         ("/v1/signals?state=gone", StatusCode::NOT_FOUND),
         ("/v1/signals?segment=none", StatusCode::NOT_FOUND),
@@ -56,7 +61,7 @@ async fn retention_and_signals_add_up_over_the_shards_that_are_here() {
 #[tokio::test]
 async fn an_audience_is_a_file() {
     let instance = Instance::new(None).running(2);
-    with_shards(&instance);
+    with_shards(&instance, &[0, 1], 2);
     let file = async |path: &str| instance.send(Request::get(path).body(Body::empty()).expect("valid")).await;
     let csv = file("/v1/segments/gone/users.csv").await;
     assert_eq!((csv.status(), &csv.headers()["ebbtide-shards"]), (StatusCode::OK, &"2/2".parse().expect("text")));
@@ -72,4 +77,68 @@ async fn an_audience_is_a_file() {
     }
     let empty = Instance::new(None);
     assert_eq!(empty.get("/v1/states/active/users.csv").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// Whichever instance is asked, and however the shards are spread, the answer is that of one instance that has them all.
+#[tokio::test]
+async fn what_is_counted_on_two_instances_adds_up_to_what_one_would_count() {
+    let filled = |instance: Instance, here: &[i32]| {
+        let mut instance = instance.holding(here, 3);
+        with_shards(&instance, here, 3);
+        for &partition in here {
+            instance = instance.with_return(partition, 70, "spring").with_return(partition, 40, "autumn");
+        }
+        instance
+    };
+    let alone = filled(Instance::new(None), &[0, 1, 2]);
+    let two = filled(Instance::among(None, "two", Vec::new()), &[2]);
+    let two = served(two.router.clone()).await;
+    let members = vec![member("one", None, &[0, 1]), member("two", Some(two), &[2])];
+    let one = filled(Instance::among(None, "one", members), &[0, 1]);
+    for path in [
+        "/v1/segments",
+        "/v1/win-back?from=1970-01-01",
+        "/v1/retention/all?limit=5",
+        "/v1/signals?state=active&limit=3",
+        "/v1/signals?segment=gone",
+        "/v1/cohorts?",
+    ] {
+        let ((status, mut whole), (_, mut together)) = (alone.get(path).await, one.get(path).await);
+        assert_eq!(status, StatusCode::OK, "{path}: {whole}");
+        assert_eq!(together["shards"], json!({"here": 2, "running": 2, "counted": 3, "of": 3}), "{path}");
+        assert_eq!((&together["partial"], &together["failures"]), (&json!(false), &json!([])), "{path}");
+        whole["shards"] = Value::Null;
+        together["shards"] = Value::Null;
+        assert_eq!(whole, together, "{path}");
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let (_, mine) = one.get(&format!("{path}{separator}scope=instance")).await;
+        assert_eq!((&mine["partial"], &mine["missing"]), (&json!(true), &json!([2])), "{path}: {mine}");
+    }
+    let (_, segments) = one.get("/v1/segments").await;
+    let treated = &segments["segments"][0]["measured"]["treated"];
+    assert_eq!((&treated["users"], &treated["returned"]), (&json!(4), &json!(2)), "{segments}");
+    let csv = Request::get("/v1/retention/all?format=csv").body(Body::empty()).expect("valid");
+    assert_eq!(one.send(csv).await.headers()["ebbtide-shards"], "3/3");
+}
+
+#[tokio::test]
+async fn an_instance_that_counts_otherwise_is_missing() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent = format!("http://{}", silent.local_addr().expect("bound"));
+    let guarded = Instance::among(Some("s3cret"), "guarded", Vec::new()).holding(&[1], 3);
+    let guarded = served(guarded.router.clone()).await;
+    let members =
+        vec![member("one", None, &[0]), member("guarded", Some(guarded), &[1]), member("silent", Some(silent), &[2])];
+    let one = Instance::among(None, "one", members).holding(&[0], 3);
+    with_shards(&one, &[0], 3);
+    for path in ["/v1/segments", "/v1/win-back", "/v1/retention/all", "/v1/signals?state=active"] {
+        let (status, body) = one.get(path).await;
+        assert_eq!(
+            (status, &body["partial"], &body["missing"]),
+            (StatusCode::OK, &json!(true), &json!([1, 2])),
+            "{path}"
+        );
+        let failures = body["failures"].to_string();
+        assert!(failures.contains("guarded answered with 401") && failures.contains("silent at http"), "{failures}");
+    }
 }
