@@ -139,6 +139,11 @@ impl Session<'_> {
                 self.reached(step);
             }
         }
+        // What arrived during the commit has waited already: the next one begins an interval after this one began, and
+        // never so soon that committing is all that is done.
+        let ended = monotonic();
+        let paced = began.max(ended.checked_sub(self.shared.config.commit_interval / 2).unwrap_or(began));
+        self.paced_from = Some(paced);
         self.note_pending();
         self.report();
         Ok(())

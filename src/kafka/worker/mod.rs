@@ -161,6 +161,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         name: format!("{:016x}", rand::random::<u64>()),
         commits: 0,
         pending_since: None,
+        paced_from: None,
         asked_at: monotonic(),
         reported_at: monotonic(),
         positioning_since: None,
@@ -229,8 +230,10 @@ struct Session<'s> {
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
-    /// When the oldest uncommitted change was made.
+    /// When the oldest uncommitted change was made, or had to be taken as made: see `paced_from`.
     pending_since: Option<Instant>,
+    /// In the round after a commit: from when the interval to the next one counts if records had arrived meanwhile.
+    paced_from: Option<Instant>,
     /// When the ends of the input partitions were last asked for.
     asked_at: Instant,
     reported_at: Instant,
@@ -289,6 +292,7 @@ impl Session<'_> {
             self.restore()?;
             self.position()?;
             self.pass_time()?;
+            self.paced_from = None;
             if self.commit_is_due() {
                 self.commit(Scope::Pending)?;
             }
