@@ -59,6 +59,12 @@ bench: build ## Measure: a table on the terminal, JSON in bench.json (ARGS="--on
 	@tools/kafka/kafka fetch
 	$(CARGO) bench --profile release --locked --bench engine -- --out $(BENCH_OUT) $(ARGS)
 
+.PHONY: limits
+limits: build ## Ten million users in 24 partitions on one instance: restore, events, a storm of all; peak memory (20 GB of disk)
+	@tools/kafka/kafka fetch
+	$(CARGO) bench --profile release --locked --bench engine -- --only random,storm --repeat 1 --users 10000000 \
+		--timers 10000000 --partitions 24
+
 .PHONY: lint
 lint: setup ## Formatting, clippy (warnings are errors), Dockerfile and Kubernetes example
 	@tools/lint-docker

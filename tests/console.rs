@@ -167,8 +167,9 @@ fn what_the_page_shows_is_what_the_topic_holds() {
     }
     let streams = browser.assert_clean().into_iter().filter(|request| request.path.starts_with("/v1/transitions"));
     let streams: Vec<_> = streams.map(|request| request.path).collect();
-    let wanted = ["", "?state=churned", "", "?kind=reactivated"].map(|query| format!("/v1/transitions{query}"));
-    assert_eq!(streams, wanted.repeat(CHANGES), "one stream a choice");
+    let wanted = ["", "?state=churned", "", "?kind=reactivated"].repeat(CHANGES);
+    let wanted: Vec<_> = wanted.iter().map(|query| format!("/v1/transitions{query}")).collect();
+    assert_eq!(streams, wanted, "one stream a choice");
 
     // All is sent and settled: page, API and topic agree to the last user and the last move.
     generator.finish();
@@ -253,9 +254,10 @@ fn assert_idle(browser: &mut Browser, users: u64) {
     browser.leave_alone(12_000);
     let idle = browser.assert_clean();
     assert!(idle.len() >= 6, "the page asks for nothing: {idle:?}");
-    for pair in idle.windows(2) {
-        let apart = pair[1].at_ms - pair[0].at_ms;
-        assert!(apart >= 950.0, "{} came {apart} ms after {}", pair[1].path, pair[0].path);
+    // Three seconds for three more, whatever the machine does to a single one.
+    for few in idle.windows(4) {
+        let apart = few[3].at_ms - few[0].at_ms;
+        assert!(apart >= 2600.0, "{apart} ms for {few:?}");
     }
     for answer in idle.iter().filter(|request| request.path == "/v1/cohorts") {
         assert_eq!(answer.body["users"].as_u64(), Some(users), "the page asks for what it shows");

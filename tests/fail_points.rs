@@ -1,5 +1,6 @@
 //! Ends the program at every step between reading a record and writing the local store, and holds it up there for longer
-//! than a transaction may take: in the end exactly the model's transitions (issue 5, "Fault injection of our own").
+//! than a transaction may take, or for ever: in the end exactly the model's transitions (issue 5, "Fault injection of our
+//! own").
 //!
 //! The step has to be met exactly, so this test is its own program under test: started with `FAIL_AT` it runs `ebbtide run`
 //! with somebody who watches the steps. The program that is shipped has nobody who watches.
@@ -26,7 +27,7 @@ use support::network::{END_TXN, Fault, Harm, Way};
 use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
 use support::seed;
 
-/// `Step:times:abort` or `Step:times:stall`: what to do when the step is reached so manieth.
+/// `Step:times:abort`, `Step:times:stall` or `Step:times:hang`: what to do when the step is reached so manieth.
 const FAIL_AT: &str = "FAIL_AT";
 /// Longer than a transaction (10 s) and a session (6 s) last.
 const STALL: Duration = Duration::from_secs(12);
@@ -37,9 +38,10 @@ fn main() -> ExitCode {
         return program(&plan);
     }
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let tests: [(&str, fn()); 2] = [
+    let tests: [(&str, fn()); 3] = [
         ("ended_at_every_step_it_loses_nothing_and_doubles_nothing", ended_at_every_step),
         ("held_up_at_a_step_past_its_transaction_it_loses_nothing_and_doubles_nothing", held_up_at_steps),
+        ("a_worker_that_hangs_ends_the_process_and_the_next_one_goes_on", hanging),
     ];
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
@@ -58,7 +60,13 @@ fn main() -> ExitCode {
 struct Plan {
     step: Step,
     times: u32,
-    stall: bool,
+    then: Then,
+}
+
+enum Then {
+    Abort,
+    Stall,
+    Hang,
 }
 
 static PLAN: OnceLock<Plan> = OnceLock::new();
@@ -70,10 +78,12 @@ fn watch(step: Step) {
         return;
     }
     eprintln!("reached {step:?}");
-    if plan.stall {
-        std::thread::sleep(STALL);
-    } else {
-        std::process::abort();
+    match plan.then {
+        Then::Abort => std::process::abort(),
+        Then::Stall => std::thread::sleep(STALL),
+        Then::Hang => loop {
+            std::thread::park();
+        },
     }
 }
 
@@ -82,7 +92,13 @@ fn program(plan: &str) -> ExitCode {
     let parts: Vec<&str> = plan.split(':').collect();
     let &[step, times, what] = parts.as_slice() else { panic!("{plan} is no plan") };
     let step = Step::ALL.into_iter().find(|known| format!("{known:?}") == step).expect("a step");
-    let plan = Plan { step, times: times.parse().expect("a number"), stall: what == "stall" };
+    let then = match what {
+        "abort" => Then::Abort,
+        "stall" => Then::Stall,
+        "hang" => Then::Hang,
+        _ => panic!("{what} is nothing to do"),
+    };
+    let plan = Plan { step, times: times.parse().expect("a number"), then };
     assert!(PLAN.set(plan).is_ok(), "one plan");
     let path = std::env::args().skip_while(|argument| argument != "--config").nth(1).expect("a configuration");
     let config = Config::load(Path::new(&path), Purpose::Run, std::iter::empty()).expect("a good configuration");
@@ -193,6 +209,33 @@ fn held_up_at_steps() {
                 wait_for_progress(&mut along, &mut [&mut instance], 200);
                 instance.stop();
             }
+            instance.start();
+            wait_for_progress(&mut along, &mut [&mut instance], 100);
+        });
+        settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+    });
+}
+
+/// In a call that never returns, with a transaction open.
+fn hanging() {
+    with_cluster(|cluster| {
+        let mut deployment = deployment(&cluster.broker, "hanging");
+        deployment.settings.push_str(
+            "\n[kafka.consumer]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1500\n\
+             \"max.poll.interval.ms\" = 8000\n",
+        );
+        let mut along = cluster.broker.reader(&deployment.transitions());
+        let mut instance = deployment.instance("hanging");
+        let sent = while_events_flow(&cluster.broker, &deployment, seed("hanging"), || {
+            start(&mut instance, Step::Produced, 3, "hang");
+            let mut status = None;
+            eventually("the end of a process that hangs", || {
+                status = instance.ended();
+                status.is_some()
+            });
+            assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", instance.tail());
+            let log = instance.log_since_start();
+            assert!(log.contains("has not come round for"), "{log}");
             instance.start();
             wait_for_progress(&mut along, &mut [&mut instance], 100);
         });

@@ -8,18 +8,9 @@ use serde_json::Value;
 use support::flow::Flow;
 use support::instance::{Deployment, Instance};
 use support::kafka::{Broker, eventually};
+use support::scene::{EVENT_TIME_ALONE, event_time_rules};
 
 const PARTITIONS: i32 = 4;
-
-/// Only events move time here, so that sizes stand still once everything is read.
-const SETTINGS: &str = r#"
-[properties]
-track = ["plan"]
-
-[time]
-lateness = "1h"
-idle_after = "24h"
-"#;
 
 fn json(instance: &Instance, path: &str) -> Option<(u16, Value)> {
     let (status, body) = instance.get(path)?;
@@ -40,7 +31,7 @@ fn whole(instance: &mut Instance) -> Value {
 #[test]
 fn any_instance_answers_for_all_users_and_says_when_it_cannot() {
     let broker = Broker::shared();
-    let deployment = Deployment::new(broker, "asked", SETTINGS);
+    let deployment = Deployment::new(broker, "asked", EVENT_TIME_ALONE);
     broker.create_topic(&deployment.events(), PARTITIONS, &[]);
     let (mut one, mut two) = (deployment.instance("one"), deployment.instance("two"));
     one.start();
@@ -49,7 +40,7 @@ fn any_instance_answers_for_all_users_and_says_when_it_cannot() {
     let mut flow = Flow::new(broker, &deployment.events(), PARTITIONS, 200, 5);
     flow.send(4_000);
     flow.flush();
-    let expected = flow.sent.expected(&ebbtide::lifecycle::Policy::default(), &time());
+    let expected = flow.sent.expected(&ebbtide::lifecycle::Policy::default(), &event_time_rules());
     let mut reader = broker.reader(&deployment.transitions());
     reader.read_until("all transitions", |messages| messages.len() >= expected.transitions.len());
 
@@ -106,7 +97,7 @@ fn logged_at(log: &str, words: &[&str]) -> Option<i64> {
 #[test]
 fn a_standby_takes_over_with_the_tail_only() {
     let broker = Broker::shared();
-    let settings = format!("{SETTINGS}\n[log]\nlevel = \"info,librdkafka=off\"\n");
+    let settings = format!("{EVENT_TIME_ALONE}\n[log]\nlevel = \"info,librdkafka=off\"\n");
     let deployment = Deployment::new(broker, "standby", &settings);
     broker.create_topic(&deployment.events(), PARTITIONS, &[]);
     let (mut one, mut two) = (deployment.instance("one"), deployment.instance("two"));
@@ -119,7 +110,7 @@ fn a_standby_takes_over_with_the_tail_only() {
     flow.flush();
     let policy = ebbtide::lifecycle::Policy::default();
     let mut reader = broker.reader(&deployment.transitions());
-    let expected = flow.sent.expected(&policy, &time());
+    let expected = flow.sent.expected(&policy, &event_time_rules());
     reader.read_until("all transitions", |messages| messages.len() >= expected.transitions.len());
     // Each follows what the other owns.
     let theirs: f64 = 4.0 - one.metric("ebbtide_shards").expect("a figure");
@@ -134,7 +125,7 @@ fn a_standby_takes_over_with_the_tail_only() {
     broker.wait_for_members(&deployment.name, 2);
     flow.send(1_000);
     flow.flush();
-    let expected = flow.sent.expected(&policy, &time());
+    let expected = flow.sent.expected(&policy, &event_time_rules());
     reader.read_until("all transitions after the takeover", |messages| {
         one.assert_alive();
         messages.len() >= expected.transitions.len()
@@ -166,9 +157,4 @@ fn a_standby_takes_over_with_the_tail_only() {
     eprintln!("longest pause without the session time-out: {pause} ms");
     assert!(pause < 5_000, "{pause} ms");
     one.stop();
-}
-
-fn time() -> ebbtide::shard::watermark::TimeRules {
-    let lateness = ebbtide::time::Span::from_millis(3_600_000);
-    ebbtide::shard::watermark::TimeRules { lateness, ..Default::default() }
 }

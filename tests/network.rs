@@ -7,12 +7,12 @@ mod support;
 use std::fs;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::cluster::Cluster;
 use support::instance::{Deployment, Instance};
 use support::kafka::eventually;
-use support::network::{END_TXN, Fault, FaultId, Harm, INIT_PRODUCER_ID, Way};
+use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, Way};
 use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
 use support::seed;
 
@@ -109,6 +109,29 @@ fn a_producer_whose_connection_was_lost_is_never_used_again() {
         }
     });
     assert_eq!(said(&instance, UNKNOWN), 0, "each was repeated and answered: {}", instance.tail());
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
+/// Sending offsets is the one call of the client without an end of its own: it waits for the group's coordinator.
+#[test]
+fn a_producer_that_does_not_find_the_group_is_left_to_itself() {
+    let cluster = cluster();
+    let deployment = relayed("unfound");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut instance = deployment.instance("unfound");
+    instance.start();
+    instance.page("/readyz");
+    eventually("a producer for each worker", || producers("unfound") >= 2);
+    // The first commit needs the coordinator, and the answer never comes.
+    let lost = impose("unfound", Way::Answers, Some(FIND_COORDINATOR), Harm::Lose, None);
+    let began = Instant::now();
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("not found"), || {
+        eventually("the offsets to be given up", || said(&instance, "sending offsets failed") > 0);
+        cluster.network.lift(lost);
+        wait_for_progress(&mut along, &mut [&mut instance], 100);
+        // Waiting for the client would be a minute at least: that long it believes in an answer.
+        assert!(began.elapsed() < Duration::from_secs(45), "{:?}: {}", began.elapsed(), instance.tail());
+    });
     settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
 }
 

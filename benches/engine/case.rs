@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -40,24 +40,8 @@ pub(crate) enum Case {
     Storm,
     /// From record to committed transition at half load
     Latency,
-}
-
-/// What is measured in a child process of this very program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Part {
-    Decode,
-    ShardHot,
-    #[value(name = "shard-segments-5")]
-    ShardSegments5,
-    #[value(name = "shard-segments-20")]
-    ShardSegments20,
-    ShardReports,
-    ShardRandom,
-    ShardStorm,
-    Replay,
-    /// Reads a topic and decodes.
-    Floor,
-    /// Reads a topic and does nothing.
+    /// Reading a topic and nothing else: what other cases compare with
+    #[value(hide = true)]
     Raw,
 }
 
@@ -92,19 +76,19 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    pub(crate) fn new(quick: bool, users: Option<u64>) -> Self {
-        let (default_users, events, timers, people, latency_seconds) =
+    pub(crate) fn new(quick: bool, users: Option<u64>, timers: Option<u64>, partitions: i32) -> Self {
+        let (default_users, events, default_timers, people, latency_seconds) =
             if quick { (200_000, 400_000, 100_000, 2_000, 5) } else { (5_000_000, 3_000_000, 1_000_000, 20_000, 15) };
         Self {
             quick,
             users: users.unwrap_or(default_users),
             hot_users: 10_000,
             events,
-            timers,
+            timers: timers.unwrap_or(default_timers),
             people,
             days: 120,
             latency_seconds,
-            partitions: 4,
+            partitions,
         }
     }
 }
@@ -129,28 +113,25 @@ impl Case {
         matches!(self, Self::Floor | Self::Hot | Self::Random | Self::Storm | Self::Latency)
     }
 
+    /// Those that can be chosen.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied().filter(|case| *case != Self::Raw)
+    }
+
     pub(crate) fn measure(self, scale: &Scale, broker: Option<&Broker>, round: u16) -> anyhow::Result<Vec<Figure>> {
         let broker = broker.context("a broker for this case");
         match self {
-            Self::Decode => Part::Decode.in_a_process(scale, "", ""),
-            Self::ShardHot => Part::ShardHot.in_a_process(scale, "", ""),
-            Self::ShardSegments5 => Part::ShardSegments5.in_a_process(scale, "", ""),
-            Self::ShardSegments20 => Part::ShardSegments20.in_a_process(scale, "", ""),
-            Self::ShardReports => Part::ShardReports.in_a_process(scale, "", ""),
-            Self::ShardRandom => Part::ShardRandom.in_a_process(scale, "", ""),
-            Self::ShardStorm => Part::ShardStorm.in_a_process(scale, "", ""),
-            Self::Replay => Part::Replay.in_a_process(scale, "", ""),
             Self::Floor => served::floor(scale, broker?, round),
             Self::Hot => served::hot(scale, broker?, round),
             Self::Random => served::random(scale, broker?, round),
             Self::Storm => served::storm(scale, broker?, round),
             Self::Latency => latency::latency(scale, broker?, round),
+            _ => self.in_a_process(scale, "", ""),
         }
     }
-}
 
-impl Part {
-    pub(crate) fn measure(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
+    /// Measures in this very process what is measured in one of its own.
+    pub(crate) fn measure_here(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Decode => alone::decode(scale),
             Self::ShardHot => alone::hot(scale, 0, false),
@@ -162,14 +143,18 @@ impl Part {
             Self::Replay => alone::replay(scale),
             Self::Floor => served::read_topic(brokers, topic, true),
             Self::Raw => served::read_topic(brokers, topic, false),
+            Self::Hot | Self::Random | Self::Storm | Self::Latency => {
+                bail!("{} needs more than one process", self.name())
+            }
         }
     }
 
     /// Measures in a new process and returns what it says.
     pub(crate) fn in_a_process(self, scale: &Scale, brokers: &str, topic: &str) -> anyhow::Result<Vec<Figure>> {
-        let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = self.name();
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--part", &name, "--users", &scale.users.to_string(), "--brokers", brokers, "--topic", topic]);
+        command.args(["--timers", &scale.timers.to_string(), "--partitions", &scale.partitions.to_string()]);
         if scale.quick {
             command.arg("--quick");
         }

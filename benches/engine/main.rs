@@ -26,9 +26,9 @@ mod support;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum as _};
+use clap::Parser;
 
-use case::{Case, Part, Scale};
+use case::{Case, Scale};
 use report::Report;
 
 /// Measures Ebbtide on this machine.
@@ -43,6 +43,12 @@ struct Arguments {
     /// Users known before the measurement, where it is about many [default: 5000000; 200000 with --quick]
     #[arg(long)]
     users: Option<u64>,
+    /// Timers due at once, where it is about a storm [default: 1000000; 100000 with --quick]
+    #[arg(long)]
+    timers: Option<u64>,
+    /// Partitions of the input
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
     /// Less of everything: to see that it works, not for figures to be quoted
     #[arg(long)]
     quick: bool,
@@ -51,7 +57,7 @@ struct Arguments {
     out: Option<PathBuf>,
     /// Measure one part in this very process, and print its figures
     #[arg(long, hide = true, value_enum)]
-    part: Option<Part>,
+    part: Option<Case>,
     #[arg(long, hide = true, default_value = "")]
     brokers: String,
     #[arg(long, hide = true, default_value = "")]
@@ -63,17 +69,14 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let scale = Scale::new(arguments.quick, arguments.users);
+    let scale = Scale::new(arguments.quick, arguments.users, arguments.timers, arguments.partitions);
     if let Some(part) = arguments.part {
-        let figures = part.measure(&scale, &arguments.brokers, &arguments.topic)?;
+        let figures = part.measure_here(&scale, &arguments.brokers, &arguments.topic)?;
         println!("{}", serde_json::to_string(&figures)?);
         return Ok(());
     }
-    let chosen: Vec<Case> = Case::value_variants()
-        .iter()
-        .copied()
-        .filter(|case| arguments.only.is_empty() || arguments.only.contains(case))
-        .collect();
+    let chosen: Vec<Case> =
+        Case::all().filter(|case| arguments.only.is_empty() || arguments.only.contains(case)).collect();
     let mut report = Report::new(&scale, arguments.repeat)?;
     let broker = chosen.iter().any(|case| case.needs_broker()).then(support::kafka::Broker::start);
     // Round by round, so that a machine that changes its pace meets all cases alike.

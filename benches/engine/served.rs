@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::case::{Figure, Part, Scale};
+use crate::case::{Case, Figure, Scale};
 use crate::events::Maker;
 use crate::population::{Population, rules, user_id};
 use crate::program::{Program, Progress};
@@ -40,7 +40,7 @@ pub(crate) fn floor(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Resul
     let topic = format!("floor-{round}.events");
     broker.create_topic(&topic, scale.partitions, &[]);
     send_hot(&broker.sender(), &topic, scale, scale.events)?;
-    Part::Floor.in_a_process(scale, broker.address(), &topic)
+    Case::Floor.in_a_process(scale, broker.address(), &topic)
 }
 
 /// (b) Few users, read in one go.
@@ -61,7 +61,7 @@ pub(crate) fn random(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Resu
     let mut population = Population::grown(scale, scale.partitions, now)?;
     let mut program = Program::new(broker, &format!("random-{round}"), scale.partitions)?;
     let (records, bytes) = seed(&mut program, broker, &mut population, scale.partitions)?;
-    let raw = Part::Raw.in_a_process(scale, broker.address(), &program.topic("changelog"))?;
+    let raw = Case::Raw.in_a_process(scale, broker.address(), &program.topic("changelog"))?;
     let mut figures = restore(&mut program, records, bytes, &raw)?;
 
     let sender = broker.sender();

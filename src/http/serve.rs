@@ -65,6 +65,7 @@ async fn accept(listener: &TcpListener, router: &Router, stop: &CancellationToke
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection could not be accepted");
+                // Files are given back by connections that end, which nobody here is told of.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
             (Err(_), _) => return,

@@ -5,7 +5,8 @@
 //! 1. *begin* a transaction;
 //! 2. *produce* transitions, current states, dead letters and the changelog;
 //! 3. *await delivery* of every one of them: their changelog offsets are needed in step 6;
-//! 4. *send the offsets* of the input, with fresh group metadata: a broker that knows a newer generation refuses here;
+//! 4. *send the offsets* of the input, with the group metadata of the last change that was served: a broker that knows a newer
+//!    generation refuses here;
 //! 5. *commit* the transaction;
 //! 6. *apply* the same changes to the local store. Only now may anybody be told about them.
 //!

@@ -1,5 +1,7 @@
 //! Why a run ends other than by being asked to.
 
+use std::time::Duration;
+
 use rdkafka::error::KafkaError;
 
 use super::takeover::TakeoverError;
@@ -50,6 +52,14 @@ pub enum RunError {
         worker: usize,
         /// Its last words.
         message: String,
+    },
+    /// A worker hangs. What was not committed will be done again after a restart.
+    #[error("worker {worker} has not come round for {} s; nothing is lost, start again", since.as_secs())]
+    Still {
+        /// Which one.
+        worker: usize,
+        /// For how long.
+        since: Duration,
     },
     /// The machine gives no more threads.
     #[error("a thread could not be started: {0}")]

@@ -10,6 +10,7 @@ mod lease;
 mod leftovers;
 mod orphans;
 pub mod partitioner;
+mod pulse;
 mod rebalance;
 mod restore;
 mod standby;
@@ -83,6 +84,7 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
         parts: parts.clone(),
         leases: lease::Leases::default(),
         nudges: orphans::Nudges::new(config.workers),
+        pulses: pulse::Pulses::new(config),
         input_partitions: layout.input_partitions,
     };
     let mut leftovers = leftovers::Leftovers::default();
@@ -131,7 +133,8 @@ pub fn run(config: &Config, rules: Arc<Rules>, parts: &Parts, shutdown: &Cancell
             if let Err(error) = leftovers.sweep(&parts.database, &shared.leases, layout.input_partitions) {
                 warn!(%error, "removing old local copies");
             }
-            if let Err(error) = watch.look() {
+            let still = shared.pulses.still(monotonic()).map(|(worker, since)| RunError::Still { worker, since });
+            if let Err(error) = watch.look().and(still.map_or(Ok(()), Err)) {
                 error!(%error, "stopped");
                 result = result.and(Err(error));
                 shutdown.cancel();

@@ -291,6 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_member_of_many_leaves_is_spread_over_the_others() {
+        let members =
+            [member("a", &[0, 4, 8]), member("b", &[1, 5, 9]), member("c", &[2, 6, 10]), member("d", &[3, 7, 11])];
+        let heirs = heirs(&members);
+        assert_eq!(heirs.len(), 12);
+        for owner in &members {
+            let mut inherited = BTreeMap::<&str, usize>::new();
+            for partition in &owner.partitions {
+                *inherited.entry(heirs[partition].as_str()).or_default() += 1;
+            }
+            assert!(!inherited.contains_key(owner.instance_id.as_str()), "{inherited:?}");
+            assert_eq!(inherited.into_values().collect::<Vec<_>>(), [1, 1, 1], "{}", owner.instance_id);
+        }
+    }
+
+    #[test]
     fn the_order_in_which_the_group_tells_its_members_changes_nothing() {
         let mut members = vec![member("a", &[0, 3]), member("b", &[1]), member("c", &[2])];
         let before = heirs(&members);

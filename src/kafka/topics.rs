@@ -405,6 +405,7 @@ impl<'c> Cluster<'c> {
                     let source = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
                     return Err(TopicsError::unreachable(self.config, source));
                 }
+                // No broker tells when a leader is there: all there is to do is to ask again.
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }

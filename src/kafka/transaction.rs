@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -27,6 +28,8 @@ use crate::shard::{ChangelogRecord, Output, Topic};
 
 /// How long a transactional call, or the delivery of a commit's records, may take. Below the transaction time-out.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A call that does not keep its time-out is left to itself after so long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(6);
 /// How long a new producer may take to settle what its predecessor left open: longer than the transaction time-out.
 const INIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// From here on a call counts as slow: a request of it may have been repeated (see [`Pace::Slow`]).
@@ -44,7 +47,7 @@ const OUTPUT: usize = 0;
 pub(super) struct Transactions {
     config: ClientConfig,
     topics: TopicsConfig,
-    producer: Option<BaseProducer<DeliveryReports>>,
+    producer: Option<Arc<BaseProducer<DeliveryReports>>>,
     /// The last failure, for the log.
     last_error: Option<KafkaError>,
 }
@@ -92,7 +95,7 @@ impl Transactions {
         );
         match result {
             Ok(producer) => {
-                self.producer = Some(producer);
+                self.producer = Some(Arc::new(producer));
                 // However long it took: the old producer's requests are fenced off by the new epoch.
                 Input::Done(Pace::Quick)
             }
@@ -178,7 +181,7 @@ impl Transactions {
     pub(super) fn send_offsets(
         &mut self,
         consumer: &GroupConsumer,
-        generation: Option<&ConsumerGroupMetadata>,
+        generation: Option<&Arc<ConsumerGroupMetadata>>,
         topic: &str,
         offsets: &[(i32, i64)],
         note: &str,
@@ -193,12 +196,14 @@ impl Transactions {
                 element.set_offset(rdkafka::Offset::Offset(offset))?;
                 element.set_metadata(note);
             }
-            let generation = generation.ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId))?;
+            let generation =
+                Arc::clone(generation.ok_or(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId))?);
             // A group that has no members lets a transaction without a generation in.
             if consumer.assignment_lost() {
                 return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId));
             }
-            producer.send_offsets_to_transaction(&list, generation, CALL_TIMEOUT)
+            let producer = Arc::clone(producer);
+            bounded(move || producer.send_offsets_to_transaction(&list, &generation, CALL_TIMEOUT))
         })
     }
 
@@ -207,7 +212,11 @@ impl Transactions {
         self.call("committing", |producer| producer.commit_transaction(CALL_TIMEOUT))
     }
 
-    fn call(&mut self, what: &str, action: impl FnOnce(&BaseProducer<DeliveryReports>) -> KafkaResult<()>) -> Input {
+    fn call(
+        &mut self,
+        what: &str,
+        action: impl FnOnce(&Arc<BaseProducer<DeliveryReports>>) -> KafkaResult<()>,
+    ) -> Input {
         let started = monotonic();
         let result = match &self.producer {
             Some(producer) => action(producer).map(|()| {
@@ -229,6 +238,26 @@ impl Transactions {
         self.last_error = Some(error);
         Input::Failed(failure)
     }
+}
+
+/// Makes a call on a thread of its own, and waits for its answer until [`ABANDONED_AFTER`]. Then the thread keeps the
+/// producer, and destroys it when the call returns after all.
+///
+/// Sending offsets has no end of its own in librdkafka 2.12: where the group's coordinator is not found at once, it is asked
+/// for again only when some connection comes or goes, whatever the time-out (`rd_kafka_coord_req`). In a long chaos run
+/// that was four minutes.
+fn bounded(call: impl FnOnce() -> KafkaResult<()> + Send + 'static) -> KafkaResult<()> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let calling = move || {
+        // Nobody listens any more if it took too long.
+        answer.send(call()).ok();
+    };
+    thread::Builder::new().name("send-offsets".to_owned()).spawn(calling).map_err(|error| {
+        warn!(%error, "a thread could not be started");
+        KafkaError::Canceled
+    })?;
+    let late = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
+    answered.recv_timeout(ABANDONED_AFTER).unwrap_or(Err(late))
 }
 
 /// Takes what waits in the client's queue: a lost connection is told there before the request that it carried is sent

@@ -21,7 +21,7 @@ const PATIENCE_MS = 60_000;
 
 let context;
 let page;
-/** Everything that the page asked for, in order: address, when (ms), and whether it was answered with a status. */
+/** Everything that the page asked for, in order: address, when (ms, by the browser's clock), the status of its answer. */
 let requests = [];
 /** Console errors, page errors, failed requests. */
 let errors = [];
@@ -45,10 +45,12 @@ const commands = {
     page.on("pageerror", (error) => errors.push(`page: ${error.message}`));
     page.on("crash", () => errors.push("the page crashed"));
     page.on("request", (request) => {
-      const seen = { url: request.url(), method: request.method(), at: performance.now() };
+      const seen = { url: request.url(), method: request.method(), at: Date.now() };
       requests.push(seen);
       request.response().then(async (answer) => {
         seen.status = answer?.status();
+        // We may hear of a request long after it was made, on a busy machine.
+        if (request.timing().startTime > 0) seen.at = request.timing().startTime;
         if (answer && /\/v1\/(cohorts|flows|users)/.test(seen.url)) seen.body = await answer.json();
       }).catch(() => {});
     });

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::support::cluster::Cluster;
-use crate::support::instance::Deployment;
+use crate::support::instance::{Deployment, Instance};
 use crate::support::kafka::Message;
 
 /// Notes down what is done, from all lanes.
@@ -50,6 +50,26 @@ impl Journal {
     }
 }
 
+/// What every thread of an instance is at, where gdb is installed: a worker that stands still says so in no log.
+pub(crate) fn stacks(seed: u64, instance: &Instance) {
+    let Some(pid) = instance.pid() else { return };
+    let folder = folder(seed);
+    let Ok(file) = File::create(folder.join(format!("{}.stacks", instance.id()))) else { return };
+    Command::new("gdb")
+        .args(["-batch", "-ex", "thread apply all bt", "-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(Stdio::null())
+        .status()
+        .ok();
+}
+
+fn folder(seed: u64) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("ebbtide-chaos-{seed}"));
+    fs::create_dir_all(&folder).expect("a folder for the evidence");
+    folder
+}
+
 /// Copies and dumps all there is into a folder, and gives it. What cannot be had is left out: the failure comes first.
 pub(crate) fn keep(
     seed: u64,
@@ -58,8 +78,7 @@ pub(crate) fn keep(
     deployment: &Deployment,
     folders: &[PathBuf],
 ) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("ebbtide-chaos-{seed}"));
-    fs::create_dir_all(&folder).expect("a folder for the evidence");
+    let folder = folder(seed);
     fs::write(folder.join("journal"), journal.text()).ok();
     for instance in folders {
         copy(instance, &folder);

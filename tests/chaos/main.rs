@@ -101,6 +101,7 @@ fn whatever_happens_nothing_is_lost_and_nothing_is_doubled() {
     }));
     if let Err(failure) = outcome {
         let folders: Vec<PathBuf> = chaos.instances.iter().map(|instance| instance.folder().to_owned()).collect();
+        chaos.instances.iter().for_each(|instance| evidence::stacks(seed, instance));
         // Frozen or held, nothing could be read.
         chaos.cluster.network.heal();
         let folder = evidence::keep(seed, &chaos.journal, &chaos.cluster, &chaos.deployment, &folders);

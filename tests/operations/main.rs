@@ -1,8 +1,6 @@
 //! What an operator may meet, each on a real broker: a defined behaviour, an error that says what to do, and going on
 //! without loss where that is safe (issue 5, "Operations"; docs/operations.md, "When something breaks").
 
-#![allow(clippy::print_stderr, reason = "a figure that is measured is for the person who runs it")]
-
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,20 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use ebbtide::lifecycle::Policy;
-use ebbtide::shard::watermark::TimeRules;
+use support::backlog::Backlog;
 use support::flow::{Expected, Flow};
 use support::instance::{Deployment, Instance};
 use support::kafka::{Broker, Message};
-
-/// Only events move time here, or what comes out would depend on when the test ran.
-const SETTINGS: &str = r#"
-[properties]
-track = ["plan"]
-
-[time]
-lateness = "1h"
-idle_after = "24h"
-"#;
+use support::scene::{EVENT_TIME_ALONE, event_time_rules};
 
 /// A deployment with one instance, and what it was sent.
 struct Case<'b> {
@@ -43,7 +32,7 @@ impl<'b> Case<'b> {
     }
 
     fn with_users(broker: &'b Broker, name: &str, partitions: i32, settings: &str, users: usize) -> Self {
-        let deployment = Deployment::new(broker, name, &format!("{SETTINGS}{settings}"));
+        let deployment = Deployment::new(broker, name, &format!("{EVENT_TIME_ALONE}{settings}"));
         broker.create_topic(&deployment.events(), partitions, &[]);
         let flow = Flow::new(broker, &deployment.events(), partitions, users, 7);
         let one = deployment.instance("one");
@@ -56,8 +45,7 @@ impl<'b> Case<'b> {
     }
 
     fn expected(&self) -> Expected {
-        let time = TimeRules { lateness: ebbtide::time::Span::from_millis(3_600_000), ..TimeRules::default() };
-        self.flow.sent.expected(&Policy::default(), &time)
+        self.flow.sent.expected(&Policy::default(), &event_time_rules())
     }
 
     /// Waits until everything sent is processed, and compares it with the model: nothing lost, nothing doubled.
@@ -116,36 +104,10 @@ fn brokers_that_are_gone_for_long_are_waited_for() {
     case.one.stop();
 }
 
-/// So many records of a kilobyte each: more than the bound below, and none of it may be held for long.
-const BACKLOG: usize = 300_000;
-/// `state.memory` (64 MiB), what two workers read ahead (16 MiB each), what two commits hold, and the program itself.
-const MEMORY_MAX: f64 = 240.0 * 1024.0 * 1024.0;
-
 #[test]
-fn a_huge_backlog_is_read_in_bounded_memory() {
+fn a_huge_backlog_read_in_bounded_memory() {
     let broker = Broker::shared();
-    let deployment = Deployment::new(broker, "backlog", SETTINGS);
+    let deployment = Deployment::new(broker, "backlog", EVENT_TIME_ALONE);
     broker.create_topic(&deployment.events(), 2, &[]);
-    let filler = "x".repeat(900);
-    let sender = broker.sender();
-    for number in 0..BACKLOG {
-        let (user, time) = (number % 5_000, 1_704_067_200_000 + number);
-        let value =
-            format!(r#"{{"user_id":"user-{user}","event":"Opened","time":{time},"properties":{{"x":"{filler}"}}}}"#);
-        let partition = Some(i32::try_from(user % 2).expect("0 or 1"));
-        sender
-            .send(&deployment.events(), &Message { partition, value: Some(value.into_bytes()), ..Message::default() });
-    }
-    sender.flush();
-    let mut one = deployment.instance("one");
-    one.start();
-    let mut most = 0.0_f64;
-    support::kafka::eventually("the backlog to be read", || {
-        one.assert_alive();
-        most = most.max(one.metric("ebbtide_process_resident_memory_bytes").unwrap_or(0.0));
-        one.metric("ebbtide_events_total").is_some_and(|read| read >= 300_000.0)
-    });
-    eprintln!("resident at most {:.0} MiB over a backlog of {} MiB", most / 1_048_576.0, BACKLOG / 1024);
-    assert!(most > 0.0 && most < MEMORY_MAX, "{most} bytes");
-    one.stop();
+    Backlog::send(broker, &deployment).read_in_bounded_memory();
 }

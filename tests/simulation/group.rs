@@ -99,14 +99,15 @@ impl Group {
         }
     }
 
-    /// A new consumer joins. Under the static name of a member it takes that one's place, assignment and all.
-    pub(crate) fn join(&mut self, instance: usize, now: Time) -> u64 {
+    /// A consumer without a member id joins, with what it says it holds. Under the static name of a member it takes that
+    /// one's place, assignment and all.
+    pub(crate) fn join(&mut self, instance: usize, owned: BTreeSet<i32>, now: Time) -> u64 {
         self.next_member += 1;
         let id = self.next_member;
         if let Some(member) = self.members.get_mut(&instance) {
             member.id = id;
             member.seen = now;
-            member.owned.clear();
+            member.owned = owned;
             if self.rebalance.is_none() && !self.withheld {
                 self.completed = now;
                 let (generation, partitions) = (self.generation, member.assigned.clone());
@@ -116,7 +117,7 @@ impl Group {
                 self.members.get_mut(&instance).expect("just seen").joined = true;
             }
         } else {
-            let (owned, assigned) = (BTreeSet::new(), BTreeSet::new());
+            let assigned = BTreeSet::new();
             self.members.insert(instance, Member { id, seen: now, joined: true, owned, assigned });
             self.begin_rebalance(now);
             self.members.get_mut(&instance).expect("just added").joined = true;
@@ -126,10 +127,11 @@ impl Group {
 
     /// A member joins the next generation, with what it still holds. Returns the present generation: an assignment of
     /// that one, still on its way, is void.
-    pub(crate) fn rejoin(&mut self, instance: usize, id: u64, owned: BTreeSet<i32>, now: Time) -> u64 {
+    pub(crate) fn rejoin(&mut self, instance: usize, id: u64, owned: BTreeSet<i32>, now: Time) -> Result<u64, Refusal> {
         let present = self.generation;
-        if self.members.get(&instance).is_none_or(|member| member.id != id) {
-            return present;
+        let member = self.members.get(&instance).ok_or(Refusal::NotMember)?;
+        if member.id != id {
+            return Err(Refusal::Fenced);
         }
         self.begin_rebalance(now);
         let member = self.members.get_mut(&instance).expect("just seen");
@@ -137,7 +139,7 @@ impl Group {
         member.seen = now;
         member.owned = owned;
         self.complete(now);
-        present
+        Ok(present)
     }
 
     pub(crate) fn leave(&mut self, instance: usize, id: u64, now: Time) {

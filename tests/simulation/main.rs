@@ -67,6 +67,8 @@ fn exactly_once_whatever_happens() {
             "compactions",
             "expired offsets",
             "repeated requests",
+            "claims of a forgotten member",
+            "commits of others noticed",
         ] {
             assert!(counts.contains_key(what), "these lives had no {what}: they prove less than they say");
         }

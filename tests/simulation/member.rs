@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::broker::Refusal;
 use crate::group::{Beat, Sync};
 use crate::mutation::Mutation;
 use crate::process::{Moved, Shard};
@@ -12,10 +13,23 @@ impl World {
     pub(crate) fn answer_the_group(&mut self, p: usize) -> bool {
         let Some(change) = self.processes[p].consumer.changes.front().cloned() else { return true };
         self.note(|| format!("process {p} answers {change:?}"));
+        if !matches!(change, Moved::Lost(_)) {
+            let consumer = &mut self.processes[p].consumer;
+            let served = consumer.member.zip(consumer.generation);
+            if consumer.served != served {
+                consumer.served = served;
+                // All of them, unless a rule is broken: a shard that is kept though it was lost is not owned any more.
+                let process = &mut self.processes[p];
+                let owned =
+                    process.shards.iter_mut().filter(|(partition, _)| process.consumer.owned.contains(partition));
+                owned.for_each(|(_, shard)| shard.proven = false);
+            }
+        }
         match &change {
             Moved::Assigned(partitions) => {
                 for &partition in partitions {
-                    self.processes[p].shards.insert(partition, Shard::new());
+                    // Nothing is there, unless a rule is broken.
+                    self.processes[p].shards.entry(partition).or_insert_with(Shard::new);
                 }
                 self.processes[p].consumer.owned.extend(partitions);
             }
@@ -55,7 +69,11 @@ impl World {
         let name = process.name;
         let group = &mut self.broker.group;
         let reachable = process.cut_until <= now;
-        if let Some(member) = process.consumer.member {
+        if let (Some(member), true) = (process.consumer.member, process.consumer.joining) {
+            if reachable {
+                self.join(p, member);
+            }
+        } else if let Some(member) = process.consumer.member {
             let beat =
                 if reachable { Some(group.heartbeat(name, member, process.consumer.generation, now)) } else { None };
             match beat {
@@ -66,7 +84,7 @@ impl World {
                     let again = beat == Some(Beat::Rebalancing) || process.consumer.rejoin;
                     if again && process.consumer.changes.is_empty() {
                         process.consumer.rejoin = false;
-                        process.consumer.void = group.rejoin(name, member, process.consumer.owned.clone(), now);
+                        process.consumer.joining = true;
                     }
                 }
                 Some(Beat::Unknown) => process.lose(),
@@ -80,8 +98,35 @@ impl World {
             && process.consumer.changes.is_empty()
             && !process.consumer.fenced
         {
-            process.consumer.member = Some(group.join(name, now));
+            process.consumer.member = Some(group.join(name, BTreeSet::new(), now));
             process.consumer.contact = now;
+        }
+    }
+
+    /// Asks for a place in the next generation, however long ago that was decided.
+    fn join(&mut self, p: usize, member: u64) {
+        let now = self.now;
+        let process = &mut self.processes[p];
+        let name = process.name;
+        let owned = process.consumer.owned.clone();
+        process.consumer.joining = false;
+        process.consumer.contact = now;
+        match self.broker.group.rejoin(name, member, owned.clone(), now) {
+            Ok(present) => process.consumer.void = present,
+            Err(Refusal::Fenced) => {
+                process.consumer.fenced = true;
+                process.lose();
+            }
+            Err(_) => {
+                // The group has forgotten it. The client joins without its member id, but with what it holds, and tells
+                // the worker nothing: if the group lets it keep that, nothing will seem to have happened.
+                process.consumer.void = 0;
+                process.consumer.member = Some(self.broker.group.join(name, owned.clone(), now));
+                if !owned.is_empty() {
+                    self.count("claims of a forgotten member");
+                    self.note(|| format!("process {p} was forgotten, and claims {owned:?}"));
+                }
+            }
         }
     }
 
@@ -93,10 +138,12 @@ impl World {
         consumer.generation = Some(sync.generation);
         let revoked: BTreeSet<i32> = consumer.owned.difference(&sync.partitions).copied().collect();
         let assigned: BTreeSet<i32> = sync.partitions.difference(&consumer.owned).copied().collect();
-        if !revoked.is_empty() {
+        // As the client does: each generation is told of, if only by an empty assignment.
+        let told = !revoked.is_empty();
+        if told {
             consumer.changes.push_back(Moved::Revoked(revoked));
         }
-        if !assigned.is_empty() {
+        if !told || !assigned.is_empty() {
             consumer.changes.push_back(Moved::Assigned(assigned));
         }
     }

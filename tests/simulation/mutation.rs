@@ -27,9 +27,14 @@ pub(crate) enum Mutation {
     IgnoreFencing,
     /// Offsets are sent without the group's generation.
     ForgetGeneration,
-    /// Offsets are sent although the session is lost.
+    /// Offsets are sent in the newest generation that the client knows: it hears of one before the worker has heard what
+    /// that one takes away.
+    NewestGeneration,
+    /// Offsets are sent although the session is lost, with what the client then says of itself.
     CommitWhileLost,
-    /// The work on a lost partition is kept and committed in the next generation.
+    /// Nobody looks whether somebody else has committed before the first commit of a generation.
+    TrustClaims,
+    /// The work on a lost partition is kept and committed in the next generation, as if it had never been lost.
     KeepLostPartition,
     /// A contradiction of offsets stops the program without a second look.
     StopAtFirstSight,
@@ -38,7 +43,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::ApplyBeforeCommit,
         Self::GuessTaken,
         Self::GuessLost,
@@ -51,7 +56,9 @@ impl Mutation {
         Self::TrustStaleCopy,
         Self::IgnoreFencing,
         Self::ForgetGeneration,
+        Self::NewestGeneration,
         Self::CommitWhileLost,
+        Self::TrustClaims,
         Self::KeepLostPartition,
         Self::StopAtFirstSight,
         Self::ResumeFromGroup,

@@ -35,7 +35,12 @@ pub(crate) struct Consumer {
     pub(crate) changes: VecDeque<Moved>,
     /// When the group last answered.
     pub(crate) contact: Time,
+    /// The generation, and the member id in it, that the last served change belongs to: commits are made in its name.
+    pub(crate) served: Option<(u64, u64)>,
     pub(crate) rejoin: bool,
+    /// It has decided to join the next generation, and asks for it next. Until then its session is not looked at, neither
+    /// by itself nor by the answer to a heartbeat.
+    pub(crate) joining: bool,
     /// Assignments up to this generation are void: the member has joined a later one.
     pub(crate) void: u64,
     pub(crate) fenced: bool,
@@ -72,6 +77,8 @@ pub(crate) struct Shard {
     pub(crate) end: i64,
     /// The group's offset as this worker knows it.
     pub(crate) group: Committed,
+    /// In this generation the group's offset was seen to be `group`.
+    pub(crate) proven: bool,
     pub(crate) committed: State,
     pub(crate) working: State,
     pub(crate) position: i64,
@@ -87,6 +94,7 @@ impl Shard {
             whole: 0,
             end: 0,
             group: None,
+            proven: false,
             committed: State::default(),
             working: State::default(),
             position: 0,
@@ -121,6 +129,17 @@ pub(crate) struct Sealed {
     pub(crate) delivered: i64,
 }
 
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The first producer of a worker.
+    Starting,
+    /// Seeing that nobody else has committed.
+    Proving,
+    /// A step of the commit protocol.
+    Committing,
+}
+
 /// A blocking call of the worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -129,7 +148,7 @@ pub(crate) struct Call {
     /// A connection was lost meanwhile, and a request repeated.
     pub(crate) repeated: bool,
     pub(crate) waiting: BTreeSet<Place>,
-    pub(crate) starting: bool,
+    pub(crate) purpose: Purpose,
 }
 
 #[derive(Clone, Debug)]
@@ -187,8 +206,15 @@ impl Process {
         self.farewell = false;
     }
 
-    pub(crate) fn membership(&self) -> Membership {
+    /// What the client says of itself at this moment.
+    pub(crate) fn newest_membership(&self) -> Membership {
         let Consumer { member, generation, .. } = self.consumer;
+        Membership { instance: Some(self.name), member, generation }
+    }
+
+    /// What it said when the last change was served.
+    pub(crate) fn membership(&self) -> Membership {
+        let (member, generation) = self.consumer.served.unzip();
         Membership { instance: Some(self.name), member, generation }
     }
 
@@ -198,6 +224,7 @@ impl Process {
         consumer.member = None;
         consumer.generation = None;
         consumer.rejoin = false;
+        consumer.joining = false;
         consumer.void = 0;
         consumer.changes.clear();
         if !consumer.owned.is_empty() {

@@ -8,7 +8,7 @@ use ebbtide::kafka::takeover::{self, Facts, Replay, Resume, TakeoverError};
 use crate::broker::{Place, Producer, Refusal, Time, index};
 use crate::group::{Committed, Membership, Offset};
 use crate::mutation::Mutation;
-use crate::process::{Call, Life, Sealed, Shard, Stage};
+use crate::process::{Call, Life, Purpose, Sealed, Shard, Stage};
 use crate::toy::State;
 use crate::world::{Event, Reply, Request, World};
 
@@ -33,7 +33,7 @@ impl World {
         process.leaving = false;
         process.consumer.contact = self.now;
         let name = process.name;
-        self.call(p, true, &[Request::Init(name)]);
+        self.call(p, Purpose::Starting, &[Request::Init(name)]);
         self.of_process(p, 20, Event::Loop);
         self.of_process(p, 30, Event::Beat);
     }
@@ -56,11 +56,11 @@ impl World {
     }
 
     /// Begins a blocking call.
-    fn call(&mut self, p: usize, starting: bool, requests: &[Request]) {
+    fn call(&mut self, p: usize, purpose: Purpose, requests: &[Request]) {
         let token = self.token();
         let places = requests.iter().filter_map(Request::place);
         let waiting: BTreeSet<Place> = places.collect();
-        self.processes[p].call = Some(Call { token, started: self.now, repeated: false, waiting, starting });
+        self.processes[p].call = Some(Call { token, started: self.now, repeated: false, waiting, purpose });
         self.of_process(p, CALL_TIMEOUT, move |p, incarnation| Event::Deadline(p, incarnation, token));
         for request in requests {
             self.send(p, token, request.clone());
@@ -252,6 +252,14 @@ impl World {
 
     pub(crate) fn commit(&mut self, p: usize) {
         let process = &mut self.processes[p];
+        if self.mutation == Some(Mutation::KeepLostPartition) && process.consumer.generation.is_none() {
+            return;
+        }
+        let unproven = process.shards.iter().filter(|(_, shard)| shard.is_dirty() && !shard.proven);
+        let unproven: Vec<i32> = unproven.map(|(&partition, _)| partition).collect();
+        if !unproven.is_empty() && self.mutation != Some(Mutation::TrustClaims) {
+            return self.call(p, Purpose::Proving, &[Request::Fetch(unproven)]);
+        }
         process.commits += 1;
         let note = (p, u64::from(process.incarnation) << 32 | process.commits);
         process.sealed.clear();
@@ -267,6 +275,27 @@ impl World {
             });
         }
         self.step(p, Input::Sealed);
+    }
+
+    /// Goes on with the commit if the group's offsets are what this worker knows.
+    fn prove(&mut self, p: usize, reply: &Reply) {
+        let process = &mut self.processes[p];
+        process.call = None;
+        let unproven = process.shards.values_mut().filter(|shard| shard.is_dirty() && !shard.proven);
+        let sound = match reply {
+            Reply::Offsets(seen) => unproven.zip(seen).all(|(shard, seen)| {
+                shard.proven = shard.group == *seen;
+                shard.proven
+            }),
+            _ => false,
+        };
+        if sound {
+            self.commit(p);
+        } else {
+            self.count("commits of others noticed");
+            self.note(|| format!("process {p}: somebody else has committed: {reply:?}"));
+            self.rejoin(p);
+        }
     }
 
     /// Tells the protocol what happened, and does what it asks for, until something has to be waited for.
@@ -308,28 +337,33 @@ impl World {
                         ]
                     })
                     .collect();
-                self.call(p, false, &requests);
+                self.call(p, Purpose::Committing, &requests);
                 Some(DONE)
             }
             Action::AwaitDelivery => None,
             Action::SendOffsets => {
-                let mut member = process.membership();
+                let lost = process.consumer.generation.is_none();
+                let mut member = match mutation {
+                    Some(Mutation::NewestGeneration) => process.newest_membership(),
+                    Some(Mutation::CommitWhileLost) if lost => process.newest_membership(),
+                    _ => process.membership(),
+                };
                 if mutation == Some(Mutation::ForgetGeneration) {
                     member = Membership { instance: None, member: None, generation: None };
-                } else if member.generation.is_none() && mutation != Some(Mutation::CommitWhileLost) {
+                } else if lost && mutation != Some(Mutation::CommitWhileLost) {
                     return Some(Input::Failed(Failure::Broken));
                 }
                 let sealed = process.sealed.iter();
                 let offsets =
                     sealed.map(|&Sealed { partition, next, note, .. }| Offset { partition, next, note }).collect();
-                self.call(p, false, &[Request::SendOffsets { producer, member, offsets }]);
+                self.call(p, Purpose::Committing, &[Request::SendOffsets { producer, member, offsets }]);
                 None
             }
             Action::Commit => {
                 if mutation == Some(Mutation::ApplyBeforeCommit) {
                     self.write_locally(p);
                 }
-                self.call(p, false, &[Request::End(producer)]);
+                self.call(p, Purpose::Committing, &[Request::End(producer)]);
                 None
             }
             Action::Apply => {
@@ -344,7 +378,7 @@ impl World {
                 }
                 process.producer = None;
                 let name = process.name;
-                self.call(p, false, &[Request::Init(name)]);
+                self.call(p, Purpose::Committing, &[Request::Init(name)]);
                 None
             }
             Action::ReadOffsets => match mutation {
@@ -352,7 +386,7 @@ impl World {
                 Some(Mutation::GuessLost) => Some(Input::Resolved(Outcome::DidNotTake)),
                 _ => {
                     let partitions = process.sealed.iter().map(|sealed| sealed.partition).collect();
-                    self.call(p, false, &[Request::Fetch(partitions)]);
+                    self.call(p, Purpose::Committing, &[Request::Fetch(partitions)]);
                     None
                 }
             },
@@ -427,11 +461,14 @@ impl World {
         let mutation = self.mutation;
         let process = &mut self.processes[p];
         let call = process.call.as_ref().expect("the caller found it");
+        if call.purpose == Purpose::Proving {
+            return self.prove(p, &reply);
+        }
         let slow = call.started + SLOW <= self.now && mutation != Some(Mutation::TrustSlowCalls);
         let repeated =
             call.repeated && !matches!(mutation, Some(Mutation::TrustSlowCalls | Mutation::TrustQuickRepeats));
         let done = Input::Done(if slow || repeated { Pace::Slow } else { Pace::Quick });
-        let starting = call.starting;
+        let starting = call.purpose == Purpose::Starting;
         let input = match reply {
             Reply::Written(place, offset) => {
                 if let Place::Changelog(partition) = place
@@ -481,7 +518,10 @@ impl World {
         let process = &mut self.processes[p];
         if let Some(call) = process.call.take_if(|call| call.token == token) {
             self.note(|| format!("process {p} has waited long enough"));
-            if call.starting { self.rejoin(p) } else { self.step(p, Input::Failed(Failure::Broken)) }
+            match call.purpose {
+                Purpose::Starting | Purpose::Proving => self.rejoin(p),
+                Purpose::Committing => self.step(p, Input::Failed(Failure::Broken)),
+            }
         } else {
             for shard in process.shards.values_mut().filter(|shard| shard.token == Some(token)) {
                 shard.token = None;

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "seeds and logs of a failing test are for the person who runs it")]
 
 pub(crate) mod avro;
+pub(crate) mod backlog;
 pub(crate) mod browser;
 pub(crate) mod cases;
 pub(crate) mod cluster;

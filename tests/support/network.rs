@@ -15,6 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// API key of `Produce`.
+pub(crate) const PRODUCE: i16 = 0;
+/// `FindCoordinator`: which broker keeps a group's offsets, or decides a producer's transactions.
+pub(crate) const FIND_COORDINATOR: i16 = 10;
 /// `InitProducerId`: a producer begins its life.
 pub(crate) const INIT_PRODUCER_ID: i16 = 22;
 /// `EndTxn`: commit or abort.

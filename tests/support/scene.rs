@@ -19,7 +19,22 @@ const USERS: usize = 400;
 const BURST: usize = 10;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Only events move time here, or what comes out would depend on when the test ran.
+/// Only events move time, or what comes out would depend on when the test ran, and sizes would not stand still.
+pub(crate) const EVENT_TIME_ALONE: &str = r#"
+[properties]
+track = ["plan"]
+
+[time]
+lateness = "1h"
+idle_after = "24h"
+"#;
+
+/// What [`EVENT_TIME_ALONE`] says.
+pub(crate) fn event_time_rules() -> TimeRules {
+    TimeRules { lateness: Span::from_millis(3_600_000), ..TimeRules::default() }
+}
+
+/// The same, and users are forgotten.
 pub(crate) const SETTINGS: &str = r#"
 [properties]
 track = ["plan"]

@@ -2,6 +2,10 @@
 
 use super::{Cleanup, DEAD_LETTER_ROOM, DELETIONS_KEPT_MS, Inspection, Wanted};
 
+/// Where to read on.
+const TOPICS: &str = "docs/operations.md, \"Topics\"";
+const BROKEN: &str = "docs/operations.md, \"When something breaks\"";
+
 /// What the cluster tells of an existing topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -61,7 +65,7 @@ pub(super) fn own(
     if topic.exact_partitions && found.partitions != topic.partitions {
         inspection.problems.push(format!(
             "topics.{key}: {name} has {} partitions, and the input topic has {}; they must be equal: use a new changelog \
-             topic (and a new group id)",
+             topic (and a new group id; docs/operations.md, \"Reset\")",
             found.partitions, topic.partitions
         ));
     }
@@ -80,16 +84,16 @@ pub(super) fn own(
         Cleanup::CompactOnly | Cleanup::Compact | Cleanup::NoCompaction => None,
     };
     if let Some((harm, fit)) = broken {
-        inspection
-            .problems
-            .push(format!("topics.{key}: {name} has cleanup.policy={policy}, which {harm}; set cleanup.policy={fit}"));
+        inspection.problems.push(format!(
+            "topics.{key}: {name} has cleanup.policy={policy}, which {harm}; set cleanup.policy={fit} ({TOPICS})"
+        ));
     }
     if key == "changelog"
         && let Some(kept) = found.number::<i64>("delete.retention.ms").filter(|kept| *kept < DELETIONS_KEPT_MS)
     {
         inspection.problems.push(format!(
             "topics.{key}: {name} has delete.retention.ms={kept}: a local copy that was away for longer would bring \
-             deleted users back; set delete.retention.ms={DELETIONS_KEPT_MS}"
+             deleted users back; set delete.retention.ms={DELETIONS_KEPT_MS} ({TOPICS})"
         ));
     }
     if key == "dead_letters"
@@ -107,7 +111,7 @@ pub(super) fn own(
 fn replicas(key: &str, name: &str, found: &Found, brokers: usize, inspection: &mut Inspection) {
     if !found.leaderless.is_empty() {
         inspection.problems.push(format!(
-            "topics.{key}: partitions {:?} of {name} have no leader: bring back the brokers that hold them",
+            "topics.{key}: partitions {:?} of {name} have no leader: bring back the brokers that hold them ({BROKEN})",
             found.leaderless
         ));
     }
@@ -115,7 +119,7 @@ fn replicas(key: &str, name: &str, found: &Found, brokers: usize, inspection: &m
     if in_sync > found.replicas {
         inspection.problems.push(format!(
             "topics.{key}: {name} has {} replicas and min.insync.replicas={in_sync}: nothing can be written; add replicas \
-             or lower it",
+             or lower it ({TOPICS})",
             found.replicas
         ));
     } else if brokers > 1 && found.replicas < 2 {

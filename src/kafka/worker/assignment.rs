@@ -39,12 +39,13 @@ impl Session<'_> {
             // The client pauses and resumes what stays with us, too.
             let now = monotonic();
             self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
+            if matches!(change, Change::Assigned(_) | Change::Revoked(_)) {
+                // The client joins no other generation before it has the answer to this change.
+                self.generation = self.consumer.group_metadata().map(Arc::new);
+                self.live_mut().for_each(|(_, live)| live.proven = false);
+            }
             match change {
-                Change::Assigned(partitions) => {
-                    self.generation = self.consumer.group_metadata();
-                    self.live_mut().for_each(|(_, live)| live.proven = false);
-                    self.take_over(&partitions)?;
-                }
+                Change::Assigned(partitions) => self.take_over(&partitions)?,
                 Change::Revoked(partitions) => {
                     // What was applied is committed first: the next owner begins where we end.
                     self.commit(Scope::All)?;

@@ -25,6 +25,7 @@ use super::commit::Commit;
 use super::error::{Halt, RunError};
 use super::lease::{Lease, Leases};
 use super::orphans::Nudges;
+use super::pulse::Pulses;
 use super::rebalance::{GroupConsumer, Membership};
 use super::restore::{Restore, Restorer};
 use super::status::Phase;
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) parts: Parts,
     pub(super) leases: Leases,
     pub(super) nudges: Nudges,
+    pub(super) pulses: Pulses,
     pub(super) input_partitions: i32,
 }
 
@@ -82,6 +84,7 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
     let mut fenced = 0;
     let mut attempts = 0_u32;
     while !shutdown.is_cancelled() {
+        shared.pulses.beat(worker);
         let mut progress = Progress::default();
         let halt = session(worker, shared, shutdown, &mut progress);
         shared.parts.status.left(worker);
@@ -236,9 +239,10 @@ struct Session<'s> {
     restorer: Restorer,
     slots: BTreeMap<i32, Slot>,
     protocol: Commit,
-    /// The group's generation that the present assignment belongs to; commits are made in its name. Not simply the newest
-    /// that the client knows: it hears of one before we hear what it takes away.
-    generation: Option<ConsumerGroupMetadata>,
+    /// The group's generation that the last change of the assignment belongs to; commits are made in its name. Not simply
+    /// the newest that the client knows: it hears of one before we hear what it takes away. Revoking belongs to the new one
+    /// already: a last commit in the name of the old one would be refused.
+    generation: Option<Arc<ConsumerGroupMetadata>>,
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
@@ -292,6 +296,7 @@ struct Live {
 impl Session<'_> {
     fn run(&mut self) -> Result<(), Halt> {
         while !self.shutdown.is_cancelled() {
+            self.shared.pulses.beat(self.worker);
             if self.shared.nudges.take(self.worker) {
                 return Err(Halt::Rejoin("shards have no owner although the group is at rest".to_owned()));
             }
