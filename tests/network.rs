@@ -9,10 +9,11 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::backlog::Backlog;
 use support::cluster::Cluster;
 use support::instance::{Deployment, Instance};
 use support::kafka::eventually;
-use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, Way};
+use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, PRODUCE, Way};
 use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
 use support::seed;
 
@@ -178,4 +179,17 @@ fn a_process_that_was_stopped_past_its_session_comes_back_and_doubles_nothing() 
         }
     });
     settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one, &mut two]);
+}
+
+/// Each answer to a write takes so long: reading could run far ahead of what is committed.
+const SLOW: Duration = Duration::from_millis(400);
+
+#[test]
+fn a_broker_that_is_slow_to_write_makes_nothing_pile_up_in_memory() {
+    let cluster = cluster();
+    let deployment = relayed("slow");
+    let backlog = Backlog::send(&cluster.broker, &deployment);
+    let slow = impose("one", Way::Answers, Some(PRODUCE), Harm::Delay(SLOW), None);
+    backlog.read_in_bounded_memory();
+    cluster.network.lift(slow);
 }

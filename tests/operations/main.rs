@@ -105,7 +105,7 @@ fn brokers_that_are_gone_for_long_are_waited_for() {
 }
 
 #[test]
-fn a_huge_backlog_read_in_bounded_memory() {
+fn a_huge_backlog_is_read_in_bounded_memory() {
     let broker = Broker::shared();
     let deployment = Deployment::new(broker, "backlog", EVENT_TIME_ALONE);
     broker.create_topic(&deployment.events(), 2, &[]);
