@@ -28,7 +28,7 @@ use crate::usage::{Usage, thread_cpu_seconds};
 const MEMORY: u64 = 256 << 20;
 /// Records applied in one call, timers fired in one, and records and users in one commit: as the worker has it.
 const APPLIED: u64 = 2_000;
-const BUDGET: usize = 4_096;
+const BUDGET: usize = 1_024;
 const COMMITTED_RECORDS: u64 = 100_000;
 const COMMITTED_USERS: usize = 20_000;
 /// Event time passes as with so many events a second.

@@ -28,8 +28,9 @@ const AHEAD: u64 = 50_000;
 const NEW_USER_EVERY: u64 = 50;
 /// Sent in one go so often.
 const TICK: Duration = Duration::from_millis(5);
-/// What is sent so early is not counted: everybody is new at first, and caches are cold.
-pub(crate) const WARM_UP: Duration = Duration::from_secs(3);
+/// What is sent so early is not counted: everybody is new at first, caches are cold, and the second worker may join the
+/// group after the first is ready, so that shards move.
+pub(crate) const WARM_UP: Duration = Duration::from_secs(8);
 const NEW: &str = "new-";
 const POLL: Duration = Duration::from_millis(50);
 

@@ -32,6 +32,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long events have flown before the program is killed.
 const BEFORE_KILL: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(100);
+/// A prime beyond every number of users: steps of it meet each user once.
+const STRIDE: u64 = 2_654_435_761;
 
 /// (a) As many consumers as the program has, configured as its own, that decode and keep nothing.
 pub(crate) fn floor(scale: &Scale, broker: &Broker, round: u16) -> anyhow::Result<Vec<Figure>> {
@@ -159,7 +161,10 @@ pub(crate) fn seed(
         sender.send(&topic, &Message { partition, key, value, ..Message::default() });
     };
     for partition in 0..partitions {
-        for number in 0..population.size(partition)? {
+        let size = population.size(partition)?;
+        for place in 0..size {
+            // In no order of the ids: a compacted changelog has users in the order of their last change.
+            let number = place * STRIDE % size;
             let mut value = Vec::with_capacity(160);
             population.write_user(partition, number, &mut value)?;
             let key = ebbtide::store::key::changelog_user(&user_id(partition, number));

@@ -266,19 +266,23 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
 /// "chrono-compatible low-level date algorithms".
 fn put_instant(out: &mut Vec<u8>, at: EventTime) {
     let millis = at.as_millis();
-    let (days, of_day) = (millis.div_euclid(DAY_MS), millis.rem_euclid(DAY_MS));
+    let days = millis.div_euclid(DAY_MS);
     let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let era = shifted.div_euclid(146_097);
+    // From here on small and not negative: 32 bits divide in a fraction of the time.
+    let small = |number: i64| u32::try_from(number).unwrap_or_default();
+    let (of_day, of_era) = (small(millis - days * DAY_MS), small(shifted - era * 146_097));
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let year = i64::from(year_of_era) + era * 400 + i64::from(month <= 2);
     if !(0..=9999).contains(&year) {
         let _ = write!(out, "{at}");
         return;
     }
+    let year = small(year);
     let mut text = *b"0000-00-00T00:00:00.000Z";
     digits(&mut text[0..4], year);
     digits(&mut text[5..7], month);
@@ -290,7 +294,7 @@ fn put_instant(out: &mut Vec<u8>, at: EventTime) {
     out.extend_from_slice(&text);
 }
 
-fn digits(place: &mut [u8], mut number: i64) {
+fn digits(place: &mut [u8], mut number: u32) {
     for digit in place.iter_mut().rev() {
         *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
         number /= 10;

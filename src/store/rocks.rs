@@ -20,6 +20,7 @@ use rocksdb::{
 use crate::store::{Batch, Cell, Deadline, Store, StoreError, key};
 use crate::time::EventTime;
 use load::Loader;
+pub use load::Loading;
 use options::family_options;
 
 const USERS: &str = "users";
@@ -27,10 +28,10 @@ const TIMERS: &str = "timers";
 const META: &str = "meta";
 const FAMILIES: [&str; 3] = [USERS, TIMERS, META];
 
-/// Shares of `state.memory`: blocks read from disk, and writes not yet flushed. The rest is for decoded users, for what a
-/// commit holds, and for RocksDB's own tables.
-const CACHE_SHARE: u64 = 4;
-const WRITE_SHARE: u64 = 6;
+/// Sixteenths of `state.memory`: blocks read from disk, and writes not yet flushed. The rest is for decoded users, for what
+/// a commit holds, and for RocksDB's own tables.
+const CACHE_SHARE: u64 = 3;
+const WRITE_SHARE: u64 = 2;
 /// A memtable of one family is half of the write budget, within these bounds: users come again, and what is overwritten in
 /// memory is never compacted.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 20);
@@ -76,8 +77,8 @@ impl Database {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it open, [`StoreError::Database`] otherwise.
     pub fn open(dir: &Path, memory: u64) -> Result<Arc<Self>, StoreError> {
-        let cache = options::block_cache(bytes(memory / CACHE_SHARE));
-        let write_bytes = memory / WRITE_SHARE;
+        let cache = options::block_cache(bytes(memory / 16 * CACHE_SHARE));
+        let write_bytes = memory / 16 * WRITE_SHARE;
         let buffers = WriteBufferManager::new_write_buffer_manager(bytes(write_bytes), false);
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -92,6 +93,9 @@ impl Database {
         let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| store_error(dir, source))?;
+        let [(name, value)] = options::dictionary();
+        let users = db.cf_handle(USERS).expect("every family is created when the database is opened");
+        db.set_options_cf(users, &[(name, &value)]).map_err(|source| store_error(dir, source))?;
         let loader = Loader::new(dir, &cache)
             .map_err(|source| StoreError::Folder { path: dir.display().to_string(), source })?;
         let unflushed = AtomicU64::new(u64::MAX);

@@ -286,9 +286,9 @@ impl Session<'_> {
     }
 }
 
-/// What one shard may take of `state.memory` for decoded users: a quarter of it for all partitions together, since one
+/// What one shard may take of `state.memory` for decoded users: an eighth of it for all partitions together, since one
 /// instance may come to hold all of them.
 fn cache_share(memory: u64, partitions: i32) -> usize {
     let partitions = u64::try_from(partitions).unwrap_or(1).max(1);
-    usize::try_from(memory / 4 / partitions).unwrap_or(usize::MAX)
+    usize::try_from(memory / 8 / partitions).unwrap_or(usize::MAX)
 }

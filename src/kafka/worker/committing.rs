@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::{COMMIT_OUTPUTS_MAX, COMMIT_RECORDS_MAX, COMMIT_USERS_MAX, Halt, Live, RunError, Session, Slot};
+use super::{COMMIT_RECORDS_MAX, COMMIT_USERS_MAX, Halt, Live, RunError, Session, Slot, commit_outputs};
 use crate::clock::monotonic;
 use crate::kafka::commit::{Action, Failure, Input, Outcome, Pace};
 use crate::kafka::restore::stable_offset;
@@ -63,7 +63,7 @@ impl Session<'_> {
             users += pending.users;
             outputs += live.effects.outputs.len();
         }
-        records >= COMMIT_RECORDS_MAX || users >= COMMIT_USERS_MAX || outputs >= COMMIT_OUTPUTS_MAX
+        records >= COMMIT_RECORDS_MAX || users >= COMMIT_USERS_MAX || outputs >= commit_outputs(&self.shared.config)
     }
 
     /// Commits everything that was applied, or goes back to the last commit: either way nothing is pending afterwards.
@@ -139,6 +139,11 @@ impl Session<'_> {
                 self.reached(step);
             }
         }
+        // What arrived during the commit has waited already: the next one begins an interval after this one began, and
+        // never so soon that committing is all that is done.
+        let ended = monotonic();
+        let paced = began.max(ended.checked_sub(self.shared.config.commit_interval / 2).unwrap_or(began));
+        self.paced_from = Some(paced);
         self.note_pending();
         self.report();
         Ok(())

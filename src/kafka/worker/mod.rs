@@ -45,9 +45,12 @@ use committing::Scope;
 const COMMIT_RECORDS_MAX: usize = 100_000;
 /// A commit happens at the latest when so many users have changed: it holds each of them encoded.
 const COMMIT_USERS_MAX: usize = 20_000;
-/// A commit happens at the latest when so many records wait to be produced: about a kilobyte each, here and once more in
+/// A commit happens at the latest when so many records wait to be produced, or when they take a part of `state.memory`:
+/// see [`commit_outputs`].
+const COMMIT_OUTPUTS: std::ops::RangeInclusive<u64> = 1_000..=20_000;
+/// What such a record takes, about: its key, value and headers here, and copies of them with their bookkeeping in
 /// librdkafka's queue.
-const COMMIT_OUTPUTS_MAX: usize = 20_000;
+const OUTPUT_BYTES: u64 = 2_800;
 /// How often onlookers see a new status of a busy worker.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How long the loop may wait for records at a time; bounds how late it sees a shut-down.
@@ -164,6 +167,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
         name: format!("{:016x}", rand::random::<u64>()),
         commits: 0,
         pending_since: None,
+        paced_from: None,
         asked_at: monotonic(),
         reported_at: monotonic(),
         positioning_since: None,
@@ -196,10 +200,19 @@ fn leave(consumer: &GroupConsumer) {
     }
 }
 
-/// What a worker may gather of `state.memory` before it loads it in bulk: a sixteenth for all workers together.
+/// What a worker may gather of `state.memory` before it loads it in bulk: an eighth for all workers together, which is
+/// what decoded users take afterwards.
 fn bulk_bytes(config: &Config) -> usize {
     let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
-    usize::try_from(config.state.memory / 16 / workers).unwrap_or(usize::MAX)
+    usize::try_from(config.state.memory / 8 / workers).unwrap_or(usize::MAX)
+}
+
+/// How many records may wait to be produced before there is a commit: as many as fit into an eighth of `state.memory` for
+/// all workers together, within bounds.
+fn commit_outputs(config: &Config) -> usize {
+    let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
+    let fit = config.state.memory / 8 / workers / OUTPUT_BYTES;
+    usize::try_from(fit.clamp(*COMMIT_OUTPUTS.start(), *COMMIT_OUTPUTS.end())).unwrap_or(usize::MAX)
 }
 
 /// Initialises the producer, for as long as the brokers do not answer.
@@ -233,8 +246,10 @@ struct Session<'s> {
     /// Names this session in the metadata of committed offsets, with the number of the commit.
     name: String,
     commits: u64,
-    /// When the oldest uncommitted change was made.
+    /// When the oldest uncommitted change was made, or had to be taken as made: see `paced_from`.
     pending_since: Option<Instant>,
+    /// In the round after a commit: from when the interval to the next one counts if records had arrived meanwhile.
+    paced_from: Option<Instant>,
     /// When the ends of the input partitions were last asked for.
     asked_at: Instant,
     reported_at: Instant,
@@ -294,6 +309,7 @@ impl Session<'_> {
             self.restore()?;
             self.position()?;
             self.pass_time()?;
+            self.paced_from = None;
             if self.commit_is_due() {
                 self.commit(Scope::Pending)?;
             }

@@ -22,8 +22,9 @@ const ASK_IDLE: Duration = Duration::from_millis(250);
 const ASK_BUSY: Duration = Duration::from_secs(1);
 /// How long the broker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Users that time may change per shard and round of the loop: a storm of timers starves neither reading nor the group.
-const ROUND_TIMERS: usize = 4_096;
+/// Users that time may change per shard and round of the loop: a storm of timers starves neither reading nor the group, and
+/// a round makes little more than a commit may hold.
+const ROUND_TIMERS: usize = 1_024;
 
 /// What is known about the end of one input partition.
 ///

@@ -26,6 +26,8 @@ const LATENCIES_MAX: usize = 256;
 #[derive(Default)]
 pub(super) struct Gathered<'c> {
     records: Vec<BorrowedMessage<'c>>,
+    /// Their keys and values.
+    bytes: usize,
     /// Partitions that were read to their end.
     ended: Vec<i32>,
 }
@@ -34,6 +36,11 @@ impl Gathered<'_> {
     pub(super) fn has_records(&self) -> bool {
         !self.records.is_empty()
     }
+
+    /// Whether more waits: the worker is behind.
+    fn is_full(&self) -> bool {
+        self.records.len() >= ROUND_RECORDS || self.bytes >= ROUND_BYTES
+    }
 }
 
 impl<'s> Session<'s> {
@@ -41,9 +48,8 @@ impl<'s> Session<'s> {
     pub(super) fn gather(&self, patience: Duration) -> Result<Gathered<'s>, Halt> {
         let consumer = self.consumer;
         let mut gathered = Gathered::default();
-        let mut bytes = 0;
         let until = monotonic() + patience;
-        while gathered.records.len() < ROUND_RECORDS && bytes < ROUND_BYTES {
+        while !gathered.is_full() {
             let empty = gathered.records.is_empty() && gathered.ended.is_empty();
             let wait = if empty { until.saturating_duration_since(monotonic()) } else { Duration::ZERO };
             match consumer.poll(wait) {
@@ -51,7 +57,7 @@ impl<'s> Session<'s> {
                 None if consumer.context().has_changes() || !empty || monotonic() >= until => break,
                 None => {}
                 Some(Ok(record)) => {
-                    bytes += record.payload_len() + record.key_len();
+                    gathered.bytes += record.payload_len() + record.key_len();
                     gathered.records.push(record);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => gathered.ended.push(partition),
@@ -91,7 +97,11 @@ impl<'s> Session<'s> {
     /// Applies what was read. Records of a shard that is not taken up, or not positioned yet, are left: it will be moved
     /// to its position, and they come again.
     pub(super) fn apply(&mut self, gathered: Gathered<'_>) -> Result<(), Halt> {
-        let Gathered { mut records, ended } = gathered;
+        if gathered.is_full() {
+            // Behind, what counts is how much a commit holds: its users are encoded once.
+            self.paced_from = None;
+        }
+        let Gathered { mut records, ended, .. } = gathered;
         let now = self.shared.parts.clock.now();
         records.sort_by_key(Message::partition);
         for chunk in records.chunk_by(|a, b| a.partition() == b.partition()) {
@@ -117,7 +127,7 @@ impl<'s> Session<'s> {
     /// Remembers when the oldest uncommitted change was made.
     pub(super) fn note_pending(&mut self) {
         if self.pending_since.is_none() && self.live().any(|(_, live)| live.is_pending()) {
-            self.pending_since = Some(monotonic());
+            self.pending_since = self.paced_from.take().or_else(|| Some(monotonic()));
         }
     }
 }

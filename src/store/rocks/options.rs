@@ -9,15 +9,26 @@ const BLOCK_BYTES: usize = 4 << 10;
 /// A dictionary of this size is trained for each file of the lowest level: users resemble each other, and a block holds too
 /// few of them to show it. It saves a tenth of the disk.
 const DICTIONARY_BYTES: i32 = 16 << 10;
+/// What a dictionary is trained on.
+const TRAINING_BYTES: i32 = 100 * DICTIONARY_BYTES;
+/// The usual level of LZ4.
+const LZ4_FAST: i32 = -1;
+/// What is held of a new file of the lowest level until its dictionary is trained. RocksDB would hold all of it: up to 64
+/// MiB, in place of that many blocks of the cache.
+const DICTIONARY_BUFFER_BYTES: i32 = 4 << 20;
+/// How far a compaction reads ahead in each of its files.
+const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 /// Few parts, so that each is many times as large as the largest block: a file's filter, of up to a megabyte, has to stay
 /// in it. A handful of threads does not contend for more.
 const CACHE_SHARD_BITS: i32 = 2;
 /// Files that a flush made and no compaction took yet. Each is one more filter to ask, and each further one means less
 /// rewriting: a compaction rewrites as much of the lowest level as these files have users in.
-const FLUSHED_FILES: i32 = 8;
-/// Beyond so many, writes wait for compaction.
-const FLUSHED_FILES_SLOW: i32 = 24;
-const FLUSHED_FILES_STOP: i32 = 48;
+const FLUSHED_FILES: i32 = 12;
+/// As much while shards are loaded in bulk: what is loaded next is rewritten again, so it pays to wait.
+const LOADED_FILES: i32 = 40;
+/// Beyond so many, writes wait for compaction, and so does a flush at shut-down.
+const FLUSHED_FILES_SLOW: i32 = 80;
+const FLUSHED_FILES_STOP: i32 = 160;
 /// Up to this size there is no level between flushed files and the lowest one: it would be rewritten for nothing.
 const UPPER_LEVEL_BYTES: u64 = 1 << 30;
 /// A part of each memtable that tells which users it does not hold; most reads find theirs nowhere but on disk.
@@ -34,10 +45,35 @@ pub(super) fn block_cache(capacity: usize) -> Cache {
     Cache::new_lru_cache_opts(&options)
 }
 
-/// Options are set on every family: those of the database reach only the default one.
+/// How many files may wait for a compaction, as changeable options.
+pub(super) fn waiting_files(loading: bool) -> [(&'static str, String); 1] {
+    let files = if loading { LOADED_FILES } else { FLUSHED_FILES };
+    [("level0_file_num_compaction_trigger", files.to_string())]
+}
+
+/// What the users' family needs and the typed options do not have.
+pub(super) fn dictionary() -> [(&'static str, String); 1] {
+    let train = TRAINING_BYTES;
+    let text = format!(
+        "{{window_bits=-14;level={LZ4_FAST};strategy=0;max_dict_bytes={DICTIONARY_BYTES};zstd_max_train_bytes={train};\
+         max_dict_buffer_bytes={DICTIONARY_BUFFER_BYTES};use_zstd_dict_trainer=true;enabled=true}}"
+    );
+    [("bottommost_compression_opts", text)]
+}
+
+/// For files that are loaded in bulk. They wait in the upper level for a compaction, which packs them anew: a dictionary
+/// for each would be made for nothing, and hold the file in memory until it is trained.
+pub(super) fn loading_options(name: &str, cache: &Cache) -> Options {
+    let mut options = family_options(name, 1 << 20, cache);
+    options.set_bottommost_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_options(-14, LZ4_FAST, 0, 0, false);
+    options
+}
+
+/// Options are set on every family: those of the database reach only the default one. See [`dictionary`] too.
 ///
-/// LZ4 on all levels, with a dictionary on the lowest. Half of an encoded user is random (the hashes of event ids), so zstd
-/// with the same dictionary makes the files only 2 % smaller, and took a third of all CPU time where users are many.
+/// LZ4 on all levels, with a dictionary on the lowest: half of an encoded user is random (the hashes of event ids), so
+/// stronger packing has little to gain.
 pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
@@ -47,6 +83,7 @@ pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Option
     blocks.set_block_size(BLOCK_BYTES);
     let mut options = Options::default();
     options.set_write_buffer_size(bytes(memtable));
+    options.set_compaction_readahead_size(COMPACTION_READAHEAD_BYTES);
     options.set_max_write_buffer_number(4);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_bytes_for_level_base(UPPER_LEVEL_BYTES);
@@ -56,9 +93,9 @@ pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Option
     options.set_compression_type(DBCompressionType::Lz4);
     if name == USERS {
         options.set_bottommost_compression_type(DBCompressionType::Lz4);
-        // Window bits and level are zstd's and say nothing to LZ4.
-        options.set_bottommost_compression_options(-14, 3, 0, DICTIONARY_BYTES, true);
-        options.set_bottommost_zstd_max_train_bytes(100 * DICTIONARY_BYTES, true);
+        // Window bits are zstd's. A level of 1 or more would be LZ4HC, at several times the cost.
+        options.set_bottommost_compression_options(-14, LZ4_FAST, 0, DICTIONARY_BYTES, true);
+        options.set_bottommost_zstd_max_train_bytes(TRAINING_BYTES, true);
         blocks.set_bloom_filter(10.0, false);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER);
