@@ -13,7 +13,7 @@ use support::backlog::Backlog;
 use support::cluster::Cluster;
 use support::instance::{Deployment, Instance};
 use support::kafka::eventually;
-use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, PRODUCE, Way};
+use support::network::{END_TXN, FIND_COORDINATOR, Fault, FaultId, Harm, INIT_PRODUCER_ID, OFFSET_FETCH, PRODUCE, Way};
 use support::scene::{deployment, settle, wait_for_progress, while_events_flow};
 use support::seed;
 
@@ -134,6 +134,27 @@ fn a_producer_that_does_not_find_the_group_is_left_to_itself() {
         assert!(began.elapsed() < Duration::from_secs(45), "{:?}: {}", began.elapsed(), instance.tail());
     });
     settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut instance]);
+}
+
+/// Before it gives a shard up, a member makes sure that nobody has committed for it. Where it cannot, it leaves the group
+/// with the group's question unanswered, and the client must not wait for that answer.
+#[test]
+fn a_member_that_cannot_give_a_shard_up_in_order_leaves_the_group() {
+    let cluster = cluster();
+    let deployment = relayed("disorderly");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let (mut one, mut two) = (deployment.instance("disorderly"), deployment.instance("newcomer"));
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("disorderly"), || {
+        one.start();
+        wait_for_progress(&mut along, &mut [&mut one], 100);
+        let lost = impose("disorderly", Way::Answers, Some(OFFSET_FETCH), Harm::Lose, None);
+        two.start();
+        eventually("a worker to join anew", || said(&one, "joining the group anew") > 0);
+        cluster.network.lift(lost);
+        cluster.broker.wait_for_members(&deployment.name, 4);
+        wait_for_progress(&mut along, &mut [&mut one, &mut two], 100);
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one, &mut two]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::client;
 
@@ -42,9 +42,14 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// The oldest change without an answer.
-    pub(super) fn next(&self) -> Option<Change> {
-        self.changes().pop_front()
+    /// The oldest change without an answer; it stays that until [`Membership::answered`].
+    pub(super) fn first(&self) -> Option<Change> {
+        self.changes().front().cloned()
+    }
+
+    /// The oldest change has its answer.
+    pub(super) fn answered(&self) {
+        self.changes().pop_front();
     }
 
     /// Whether a change waits for its answer.
@@ -52,14 +57,37 @@ impl Membership {
         !self.changes().is_empty()
     }
 
-    /// From now on the callback answers by itself: the worker's loop has ended.
-    pub(super) fn close(&self) {
+    /// The worker's loop has ended: from now on the callback answers by itself, and what has no answer yet gets one. A
+    /// consumer that still owes one neither leaves the group nor closes, whatever happens.
+    pub(super) fn close(&self, consumer: &GroupConsumer, topic: &str) {
         self.closing.store(true, Ordering::Release);
+        let changes = std::mem::take(&mut *self.changes());
+        for change in changes {
+            let answer = match &change {
+                Change::Assigned(partitions) => consumer.incremental_assign(&list(topic, partitions)),
+                Change::Revoked(partitions) | Change::Lost(partitions) => {
+                    consumer.incremental_unassign(&list(topic, partitions))
+                }
+                Change::Failed(_) => Ok(()),
+            };
+            if let Err(error) = answer {
+                // It had its answer, and only what came after that went wrong.
+                debug!(%error, ?change, "could not answer the group while closing");
+            }
+        }
     }
 
     fn changes(&self) -> MutexGuard<'_, VecDeque<Change>> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for &partition in partitions {
+        list.add_partition(topic, partition);
+    }
+    list
 }
 
 impl ClientContext for Membership {

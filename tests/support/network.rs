@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// API key of `Produce`.
 pub(crate) const PRODUCE: i16 = 0;
+/// `OffsetFetch`: where a group stands.
+pub(crate) const OFFSET_FETCH: i16 = 9;
 /// `FindCoordinator`: which broker keeps a group's offsets, or decides a producer's transactions.
 pub(crate) const FIND_COORDINATOR: i16 = 10;
 /// `InitProducerId`: a producer begins its life.

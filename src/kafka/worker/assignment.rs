@@ -35,7 +35,7 @@ const SEEK_TRIED: Duration = Duration::from_secs(30);
 impl Session<'_> {
     /// Answers every change of the group that waits.
     pub(super) fn serve_changes(&mut self) -> Result<(), Halt> {
-        while let Some(change) = self.consumer.context().next() {
+        while let Some(change) = self.consumer.context().first() {
             // The client pauses and resumes what stays with us, too.
             let now = monotonic();
             self.live_mut().for_each(|(_, live)| live.gaps.disturbed(now));
@@ -61,6 +61,7 @@ impl Session<'_> {
                 }
                 Change::Failed(error) => return Err(Halt::Rejoin(format!("the rebalance failed: {error}"))),
             }
+            self.consumer.context().answered();
         }
         Ok(())
     }

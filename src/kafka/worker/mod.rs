@@ -177,7 +177,7 @@ fn session(worker: usize, shared: &Shared, shutdown: &CancellationToken, progres
     // The shards go before the group hears of it: whoever gets them next finds the leases free.
     session.slots.clear();
     drop(session);
-    consumer.context().close();
+    consumer.context().close(&consumer, &config.topics.events);
     if result.is_err() {
         leave(&consumer);
         info!(worker, "left the group");
