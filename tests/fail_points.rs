@@ -167,7 +167,8 @@ fn ended_at_every_step() {
                         provoke(cluster, step, "ended");
                     }
                     Step::Released => {
-                        // Somebody joins, and gets a part of the shards.
+                        // Somebody joins, and gets a part of the shards; all of them are here before.
+                        instance.page("/readyz");
                         wait_for_progress(&mut along, &mut [&mut instance], 20);
                         other.start();
                     }
