@@ -24,7 +24,7 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     // A member that died is replaced after so long; a restart under the same instance id comes back without a rebalance.
     ("session.timeout.ms", "10000"),
     // A rebalance waits until the last member has heard of it in the answer to a heartbeat, and a shard that moves needs
-    // two of them: at the usual 3 s it stood still for 6 s.
+    // two of them.
     ("heartbeat.interval.ms", "500"),
     // What is read ahead is bounded by bytes; pausing would throw it away.
     ("queued.min.messages", "20000"),
