@@ -113,6 +113,7 @@ impl Demo {
                 break status;
             }
             assert!(Instant::now() < deadline, "it did not end within {END_WITHIN:?}:\n{}", self.text());
+            // A child can be waited for, though not for so long.
             std::thread::sleep(Duration::from_millis(20));
         };
         let text = self.text();

@@ -28,6 +28,7 @@ fn killed_at_random_moments_it_loses_nothing_and_doubles_nothing() {
             if kill % 4 < 2 {
                 wait_for_progress(&mut along, &mut [&mut instance], rng.random_range(1..200));
             }
+            // Any moment will do, and no two the same.
             thread::sleep(Duration::from_millis(rng.random_range(0..1_500)));
             instance.kill();
             if kill % 2 == 0 {

@@ -72,7 +72,7 @@ fn states(own: &mut Reader) -> Vec<State> {
     }
     let mut states = Vec::with_capacity(names.len());
     for (index, name) in names.into_iter().enumerate() {
-        if let Some(state) = State::ALL.into_iter().find(|state| state.as_str() == name) {
+        if let Some(state) = State::named(&name) {
             states.push(state);
         } else {
             let all = State::ALL.map(State::as_str).join(", ");

@@ -15,7 +15,6 @@ use crate::http::history::Sizes;
 use crate::http::problem::{Params, Problem};
 use crate::http::view::InstanceView;
 use crate::lifecycle::State;
-use crate::metrics::ShardPhase;
 use crate::time::WallTime;
 
 /// Cohort sizes of the whole group, as of the last commits.
@@ -161,10 +160,8 @@ pub async fn shards(Extract(api): Extract<Arc<Api>>) -> Json<InstanceParts<Shard
     Json(InstanceParts { instance_id: view.instance_id, shards })
 }
 
-/// Those that are restored: of the others nothing is known.
 fn parts(view: &InstanceView) -> Vec<ShardCohorts> {
-    let running = view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running);
-    let parts = running.map(|shard| ShardCohorts {
+    let parts = view.running_shards().map(|shard| ShardCohorts {
         partition: shard.reading.partition,
         users: shard.sizes().0,
         not_entered: shard.not_entered(),

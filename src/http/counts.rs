@@ -16,7 +16,6 @@ use crate::http::group::Scope;
 use crate::http::problem::{Params, Problem};
 use crate::http::view::ShardView;
 use crate::lifecycle::State;
-use crate::metrics::ShardPhase;
 use crate::retention::Report;
 use crate::shard::aggregates::CellError;
 use crate::shard::{Aggregates, ShardRecord};
@@ -191,8 +190,7 @@ async fn own(api: &Arc<Api>, question: &Question) -> Result<Vec<ShardCounts>, Pr
     let (api, question) = (Arc::clone(api), question.clone());
     let read = tokio::task::spawn_blocking(move || {
         let view = api.view();
-        let running = view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running);
-        running.map(|shard| question.part(&api, shard)).collect::<Result<Vec<_>, StoreError>>()
+        view.running_shards().map(|shard| question.part(&api, shard)).collect::<Result<Vec<_>, StoreError>>()
     });
     let read = read.await.map_err(|_| Problem::internal("reading the state was broken off"))?;
     read.map_err(|error| {
@@ -210,6 +208,14 @@ pub(super) fn report(api: &Api, name: &str) -> Result<Report, Problem> {
     found.ok_or_else(|| Problem::unknown(format!("there is no report `{name}`: /v1/retention lists those configured")))
 }
 
+/// The state of this name.
+///
+/// # Errors
+/// There is none.
+pub(super) fn state_named(name: &str) -> Result<State, Problem> {
+    State::named(name).ok_or_else(|| Problem::unknown("a state is active, at_risk, lapsed or churned"))
+}
+
 /// The state or the segment of which signals are asked.
 ///
 /// # Errors
@@ -219,11 +225,7 @@ pub(super) fn group_named(api: &Api, state: Option<&str>, segment: Option<&str>)
         return Err(Problem::unknown("signals are not kept: set signals.enabled"));
     }
     match (state, segment) {
-        (Some(name), None) => State::ALL
-            .into_iter()
-            .find(|state| state.as_str() == name)
-            .map(Group::State)
-            .ok_or_else(|| Problem::unknown("a state is active, at_risk, lapsed or churned")),
+        (Some(name), None) => state_named(name).map(Group::State),
         (None, Some(name)) if api.rules.segments.iter().any(|segment| segment.name == name) => {
             Ok(Group::Segment(name.into()))
         }
@@ -235,37 +237,21 @@ pub(super) fn group_named(api: &Api, state: Option<&str>, segment: Option<&str>)
 /// Cells as a JSON object; what comes from elsewhere is checked.
 mod cells {
     use std::collections::BTreeMap;
-    use std::fmt::Write as _;
 
+    use data_encoding::HEXLOWER;
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
     use super::{Aggregates, CellError};
 
     pub(super) fn serialize<S: Serializer>(counts: &Aggregates, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(counts.cells().map(|(key, counts)| {
-            let hex = key.iter().fold(String::with_capacity(2 * key.len()), |mut text, byte| {
-                // Writing to a String cannot fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            });
-            (hex, counts)
-        }))
+        to.collect_map(counts.cells().map(|(key, counts)| (HEXLOWER.encode(key), counts)))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Aggregates, D::Error> {
-        let cells = BTreeMap::<String, Vec<u64>>::deserialize(from)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let byte = |pair: &[u8]| match *pair {
-            [high, low] => Some(digit(high)? << 4 | digit(low)?),
-            _ => None,
-        };
-        let cells = cells.into_iter().map(|(hex, counts)| {
-            let key: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(byte).collect();
-            Ok((key.ok_or(CellError)?, counts))
-        });
-        let cells = cells.collect::<Result<Vec<_>, CellError>>().map_err(D::Error::custom)?;
-        Aggregates::from_cells(cells).map_err(D::Error::custom)
+        let cells = BTreeMap::<String, Vec<u64>>::deserialize(from)?.into_iter();
+        let cells = cells.map(|(hex, counts)| Ok((HEXLOWER.decode(hex.as_bytes()).map_err(|_| CellError)?, counts)));
+        cells.collect::<Result<Vec<_>, CellError>>().and_then(Aggregates::from_cells).map_err(D::Error::custom)
     }
 }
 

@@ -20,9 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::export::{self, Format, Plan, Selection};
 use crate::http::Api;
+use crate::http::counts;
 use crate::http::problem::Problem;
-use crate::lifecycle::State;
-use crate::metrics::ShardPhase;
 use crate::shard::Aggregates;
 
 /// Exports at the same time.
@@ -81,9 +80,7 @@ pub async fn state(
     Extract(api): Extract<Arc<Api>>,
     Path((name, file)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let state = State::ALL.into_iter().find(|state| state.as_str() == name);
-    let state = state.ok_or_else(|| Problem::unknown("a state is active, at_risk, lapsed or churned"))?;
-    stream(api, Selection::State(state), &file).await
+    stream(api, Selection::State(counts::state_named(&name)?), &file).await
 }
 
 async fn stream(api: Arc<Api>, selection: Selection, file: &str) -> Result<Response, Problem> {
@@ -93,8 +90,7 @@ async fn stream(api: Arc<Api>, selection: Selection, file: &str) -> Result<Respo
         return Err(Problem::unavailable(format!("{EXPORTS_MAX} exports are running: wait for one to end")));
     };
     let view = api.view();
-    let running = view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running);
-    let partitions: Vec<i32> = running.map(|shard| shard.reading.partition).collect();
+    let partitions: Vec<i32> = view.running_shards().map(|shard| shard.reading.partition).collect();
     if partitions.is_empty() {
         return Err(Problem::unavailable("no shard is running here yet: ask again"));
     }

@@ -22,7 +22,6 @@ use crate::http::Api;
 use crate::http::group::{self, Asked, Scope};
 use crate::http::problem::{Params, Problem};
 use crate::lifecycle::{Change, Policy, Reason, State, User};
-use crate::metrics::ShardPhase;
 use crate::person::Person;
 use crate::shard::ShardRecord;
 use crate::store::{Store as _, StoreError, codec};
@@ -245,7 +244,7 @@ enum Search {
 async fn find(api: Arc<Api>, id: String) -> Result<Search, Problem> {
     let search = tokio::task::spawn_blocking(move || {
         let mut looked = BTreeSet::new();
-        for shard in api.view().shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
+        for shard in api.view().running_shards() {
             let partition = shard.reading.partition;
             let store = api.database.shard(partition);
             if let Some(bytes) = store.user(&id)? {

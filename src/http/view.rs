@@ -48,10 +48,15 @@ impl InstanceView {
         }
     }
 
-    /// How many shards are restored and consuming.
+    /// The shards that are restored and consuming: of the others nothing is known.
+    pub fn running_shards(&self) -> impl Iterator<Item = &ShardView> {
+        self.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running)
+    }
+
+    /// How many those are.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running).count()
+        self.running_shards().count()
     }
 
     /// The sizes of all cohorts here.

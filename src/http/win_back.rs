@@ -15,7 +15,6 @@ use crate::http::gather::Coverage;
 use crate::http::group::{Asked, Scope};
 use crate::http::problem::{Params, Problem};
 use crate::lifecycle::State;
-use crate::metrics::ShardPhase;
 use crate::shard::aggregates::Returns;
 use crate::shard::{Aggregates, aggregates};
 use crate::store::StoreError;
@@ -229,7 +228,7 @@ impl Counted {
         let view = api.view();
         let mut aggregates = Aggregates::default();
         let mut watermark = (view.running() > 0).then_some(EventTime::MAX);
-        for shard in view.shards.iter().filter(|shard| shard.reading.phase == ShardPhase::Running) {
+        for shard in view.running_shards() {
             aggregates.merge(&Aggregates::load_segments(&api.database.shard(shard.reading.partition))?);
             watermark = watermark.zip(shard.watermark).map(|(least, this)| least.min(this));
         }

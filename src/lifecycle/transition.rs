@@ -116,6 +116,12 @@ impl State {
     /// Every state, by severity.
     pub const ALL: [Self; 4] = [Self::Active, Self::AtRisk, Self::Lapsed, Self::Churned];
 
+    /// The state of this name, as [`State::as_str`] tells it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// The name in records, metrics and queries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

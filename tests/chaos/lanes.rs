@@ -55,6 +55,7 @@ impl Lanes<'_> {
             {
                 supervise(instance);
             }
+            // The schedule says when, and a child that has ended tells nobody.
             thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }
         !self.failed.load(Ordering::Relaxed)

@@ -155,6 +155,7 @@ impl Chaos {
                 scope.spawn(|| {
                     while !done.load(Ordering::Relaxed) {
                         flow.send(BURST);
+                        // The pace of the traffic.
                         thread::sleep(PAUSE);
                     }
                     flow.flush();

@@ -1,5 +1,6 @@
 //! Retention, signals and exports over shards that have counted real records.
 
+use super::group::{member, served};
 use super::*;
 use crate::event::Record;
 use crate::shard::{Effects, Progress, Shard};
