@@ -128,9 +128,7 @@ impl Instance {
         let stop = shutdown.clone();
         let workers = tokio::task::spawn_blocking(move || {
             let _stopped = stop.clone().drop_guard();
-            let ended = kafka::run(&config, rules, &parts, &stop);
-            state_folder::mark_if_damaged(&config.state.dir, &ended);
-            ended
+            kafka::run(&config, rules, &parts, &stop)
         });
         Ok(Self { address, status, metrics, feed, http, workers })
     }

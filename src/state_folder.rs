@@ -42,9 +42,9 @@ pub fn open(dir: &Path, memory: u64) -> Result<Arc<Database>, StoreError> {
     Ok(opened)
 }
 
-/// Marks the database in `dir` if it was damage to it that ended the run.
-pub fn mark_if_damaged(dir: &Path, ended: &Result<(), RunError>) {
-    let Err(RunError::Shard { source: ShardError::Store(damage @ StoreError::Corrupted { .. }), .. }) = ended else {
+/// Marks the database in `dir` if it is damage to it that ends the run.
+pub fn mark_if_damaged(dir: &Path, error: &RunError) {
+    let RunError::Shard { source: ShardError::Store(damage @ StoreError::Corrupted { .. }), .. } = error else {
         return;
     };
     let mark = dir.join(MARK);
@@ -114,7 +114,7 @@ mod tests {
         let error = database.shard(0).scan(None, 5_000).expect_err("is damaged");
         assert!(matches!(error, StoreError::Corrupted { .. }), "{error}");
         drop(database);
-        mark_if_damaged(dir.path(), &Err(RunError::Shard { partition: 0, source: error.into() }));
+        mark_if_damaged(dir.path(), &RunError::Shard { partition: 0, source: error.into() });
         assert_eq!(position(&open(dir.path(), MEMORY).expect("opens")), None);
         filled(dir.path());
         assert_eq!(position(&open(dir.path(), MEMORY).expect("opens")), Some(9), "the mark is gone");
@@ -124,8 +124,7 @@ mod tests {
     fn other_failures_are_left_to_a_person() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         filled(dir.path());
-        mark_if_damaged(dir.path(), &Err(RunError::Refused { what: "no".to_owned() }));
-        mark_if_damaged(dir.path(), &Ok(()));
+        mark_if_damaged(dir.path(), &RunError::Refused { what: "no".to_owned() });
         let first = open(dir.path(), MEMORY).expect("opens");
         assert_eq!(position(&first), Some(9));
         assert!(matches!(open(dir.path(), MEMORY), Err(StoreError::Locked { .. })));

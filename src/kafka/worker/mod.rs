@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::metrics::AbortCause;
 use crate::rules::Rules;
 use crate::shard::{Effects, Shard};
+use crate::state_folder;
 use crate::store::rocks::RocksStore;
 use crate::time::EventTime;
 use committing::Scope;
@@ -97,6 +98,8 @@ pub(super) fn work(worker: usize, shared: &Shared, shutdown: &CancellationToken)
             Ok(()) => return Ok(()),
             Err(Halt::Stop(error)) => {
                 error!(worker, %error, "stopped");
+                // At once: the process may have to end without the other workers.
+                state_folder::mark_if_damaged(&shared.config.state.dir, &error);
                 return Err(error);
             }
             Err(Halt::Fenced(reason)) => {
