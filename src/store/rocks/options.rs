@@ -23,7 +23,7 @@ const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 const CACHE_SHARD_BITS: i32 = 2;
 /// Files that a flush made and no compaction took yet. Each is one more filter to ask, and each further one means less
 /// rewriting: a compaction rewrites as much of the lowest level as these files have users in.
-const FLUSHED_FILES: i32 = 12;
+const FLUSHED_FILES: i32 = 32;
 /// As much while shards are loaded in bulk: what is loaded next is rewritten again, so it pays to wait.
 const LOADED_FILES: i32 = 40;
 /// Beyond so many, writes wait for compaction, and so does a flush at shut-down.
@@ -33,9 +33,12 @@ const FLUSHED_FILES_STOP: i32 = 160;
 const UPPER_LEVEL_BYTES: u64 = 1 << 30;
 /// A part of each memtable that tells which users it does not hold; most reads find theirs nowhere but on disk.
 const MEMTABLE_FILTER: f64 = 0.05;
-/// Deadlines are a queue: a run of so many deletions in a window of entries asks for compaction.
-const DELETION_WINDOW: usize = 4096;
-const DELETION_TRIGGER: usize = 2048;
+/// Deadlines are a queue: a run of so many deletions in a window of entries asks for compaction, since whoever reads from
+/// the front of the queue has to pass them. A compaction rewrites the deadlines of all users, so it takes the left-overs of
+/// a storm to be worth it, and no share of deletions in a file of any size.
+const DELETION_WINDOW: usize = 1 << 18;
+const DELETION_TRIGGER: usize = 1 << 17;
+const DELETION_RATIO: f64 = 0.0;
 
 /// The cache of blocks that all families share.
 pub(super) fn block_cache(capacity: usize) -> Cache {
@@ -100,7 +103,7 @@ pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Option
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER);
     } else {
-        options.add_compact_on_deletion_collector_factory(DELETION_WINDOW, DELETION_TRIGGER, 0.5);
+        options.add_compact_on_deletion_collector_factory(DELETION_WINDOW, DELETION_TRIGGER, DELETION_RATIO);
     }
     options.set_block_based_table_factory(&blocks);
     options
