@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ebbtide::config::Config;
 use ebbtide::config::check::Purpose;
 use ebbtide::event::{CustomPointers, Decoded, Decoder, Event, EventRules, Preset, Record, Rejection};
+use ebbtide::lifecycle::Names;
 use ebbtide::shard::ShardRecord;
 use ebbtide::store::{StoreError, codec, key};
 use ebbtide::time::{EventTime, WallTime};
@@ -238,13 +239,16 @@ fn kind<T>(result: &Result<T, StoreError>) -> String {
 
 #[test]
 fn whatever_bytes_are_on_disk_are_a_user_or_damaged() {
+    let mut names = Names::default();
+    assert!(names.list("opened") && names.list("plan"));
     fuzz("users", corpus("users"), &["\u{1}", "\0\0\0\0", "\u{7f}", "plan", "\u{1f980}"], |input| {
-        let decoded = codec::decode_user(input);
+        let decoded = codec::decode_user(input, &names);
         if let Ok(user) = &decoded {
             assert_eq!(codec::armed(input).expect("the whole was read"), user.user.armed);
+            assert_eq!(codec::check_user(input).expect("the whole was read"), user.user.armed);
             let mut bytes = Vec::new();
             codec::encode_user(user, &mut bytes);
-            assert_eq!(codec::decode_user(&bytes).as_ref().expect("what is written reads"), user);
+            assert_eq!(codec::decode_user(&bytes, &names).as_ref().expect("what is written reads"), user);
         }
         let sizes = decoded.as_ref().map_or((0, 0, 0, 0), |person| {
             let user = &person.user;

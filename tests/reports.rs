@@ -166,7 +166,7 @@ fn recount(shard: &Shard<MemoryStore>) -> BTreeMap<(String, String, String), u64
     let record = ShardRecord::decode(&record).expect("a record");
     let mut counts = BTreeMap::new();
     for (_, bytes) in shard.store().scan(None, usize::MAX).expect("reads") {
-        let person = codec::decode_user(&bytes).expect("a user");
+        let person = codec::decode_user(&bytes, &record.names).expect("a user");
         let Some(life) = &person.user.life else { continue };
         let names = record.roster.names(person.user.generation);
         let mut groups = vec![life.state.as_str().to_owned()];

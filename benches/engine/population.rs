@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use ebbtide::event::{Decoder, EventList, EventRules, ReportLists};
 use ebbtide::generate;
-use ebbtide::lifecycle::{Policy, State};
+use ebbtide::lifecycle::{Names, Policy, State};
 use ebbtide::person::Person;
 use ebbtide::retention::{Period, Report};
 use ebbtide::rules::{Origin, Rules};
@@ -41,6 +42,7 @@ pub(crate) struct Population {
 /// The people of one partition, and how often each is there.
 struct Part {
     people: Vec<Person>,
+    names: Arc<Names>,
     cohorts: Cohorts,
     watermark: EventTime,
     copies: u64,
@@ -162,12 +164,14 @@ impl Population {
             let stored = shard.store().scan(None, usize::MAX)?;
             // Without their returns: those are counted in the shard's ledger, which copies would have to multiply.
             let copied = |person: Person| Person { trail: Trail::default(), ..person };
-            let people = stored.iter().map(|(_, value)| codec::decode_user(value).map(copied));
+            let record = shard.store().shard()?.0.context("a shard that was committed")?;
+            let names = ShardRecord::decode(&record)?.names;
+            let people = stored.iter().map(|(_, value)| codec::decode_user(value, &names).map(copied));
             let people = people.collect::<Result<Vec<_>, _>>()?;
             let copies = users.div_ceil(shards.len() as u64 * people.len() as u64);
             let mut cohorts = Cohorts::default();
             (0..copies).for_each(|_| cohorts.merge(shard.cohorts()));
-            parts.push(Part { people, cohorts, watermark: shard.watermark(), copies });
+            parts.push(Part { people, names, cohorts, watermark: shard.watermark(), copies });
         }
         Ok(Self { rules, parts, rng: ChaCha8Rng::seed_from_u64(13) })
     }
@@ -219,6 +223,7 @@ impl Population {
             watermark: Watermark::restored(part.watermark, None),
             fingerprint: self.rules.fingerprint(),
             cohorts: part.cohorts.clone(),
+            names: Arc::clone(&part.names),
             ..ShardRecord::default()
         };
         let mut out = Vec::new();

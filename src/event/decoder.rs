@@ -155,7 +155,8 @@ impl Decoder {
                 Some((index, value.ok()?))
             })
             .collect();
-        Ok(Event { user_id, name, time, id: found.id()?, roles, reports, campaign, tracked, refused })
+        let id = found.id()?;
+        Ok(Event { user_id, name, listed_name: None, time, id, roles, reports, campaign, tracked, refused })
     }
 
     fn user<'a>(&self, found: &Found<'_, 'a>) -> Result<Cow<'a, str>, Rejection> {

@@ -25,6 +25,7 @@ pub use rules::{
     CustomPointers, EventList, EventPattern, EventRules, FilterValue, PatternProblem, Preset, ReportLists, RulesProblem,
 };
 
+use crate::lifecycle::Name;
 use crate::time::EventTime;
 
 /// One user-activity event in canonical form, borrowing from the record it was read from.
@@ -34,6 +35,8 @@ pub struct Event<'a> {
     pub user_id: Cow<'a, str>,
     /// 1 to 256 bytes.
     pub name: Cow<'a, str>,
+    /// The same as the shard's list has it; `None` outside of a shard, and for a name that is not listed.
+    pub listed_name: Option<Name>,
     /// When the user acted.
     pub time: EventTime,
     /// For de-duplication.
@@ -48,6 +51,14 @@ pub struct Event<'a> {
     pub tracked: Vec<(u16, Cow<'a, str>)>,
     /// How many tracked properties came with a value that cannot be kept: the user keeps the old one.
     pub refused: u16,
+}
+
+impl Event<'_> {
+    /// The name, to be kept.
+    #[must_use]
+    pub fn shared_name(&self) -> Name {
+        self.listed_name.clone().unwrap_or_else(|| Name::from(&*self.name))
+    }
 }
 
 /// What an event counts as (SPEC section 1, "Roles").

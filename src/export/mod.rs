@@ -134,7 +134,7 @@ pub fn write(database: &Arc<Database>, plan: &Plan, out: impl Write + Send + 'st
         let record = ShardRecord::decode(&record)?;
         for user in snapshot.users(*partition) {
             let (user_id, bytes) = user?;
-            let person = codec::decode_user(&bytes)?;
+            let person = codec::decode_user(&bytes, &record.names)?;
             if let Some(row) = Row::of(user_id, &person, &record, plan) {
                 rows.push(row);
             }

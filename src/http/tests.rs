@@ -169,6 +169,7 @@ impl Instance {
             campaign: None,
             tracked: vec![(0, "\"pro\"".into())],
             refused: 0,
+            listed_name: None,
         };
         let mut user = User::default();
         let mut changes: Vec<Change> = Vec::new();

@@ -248,9 +248,10 @@ async fn find(api: Arc<Api>, id: String) -> Result<Search, Problem> {
             let partition = shard.reading.partition;
             let store = api.database.shard(partition);
             if let Some(bytes) = store.user(&id)? {
-                let Person { user, standing, .. } = codec::decode_user(&bytes)?;
+                // After the user: names are only ever added.
                 let record = store.shard()?.0.map(|record| ShardRecord::decode(&record)).transpose()?;
                 let record = record.unwrap_or_default();
+                let Person { user, standing, .. } = codec::decode_user(&bytes, &record.names)?;
                 let names = record.roster.names(user.generation);
                 let segments = standing.members.iter().filter_map(|place| Some(names.get(place)?.to_string()));
                 let found = Found {

@@ -6,11 +6,13 @@
 pub mod activity;
 pub mod deadline;
 pub mod dedup;
+pub mod name;
 pub mod policy;
 pub mod survival;
 pub mod transition;
 pub mod user;
 
+pub use name::{Name, Names};
 pub use policy::Policy;
 pub use transition::{Away, Change, Kind, Reason, Sink, State};
 pub use user::{Fate, Life, Outcome, User};

@@ -3,6 +3,7 @@
 use crate::event::Event;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::dedup::id_hash;
+use crate::lifecycle::name::Name;
 use crate::lifecycle::policy::Policy;
 use crate::lifecycle::transition::{Change, Kind, Reason, Sink, State};
 use crate::time::EventTime;
@@ -52,7 +53,7 @@ pub struct Life {
     /// Core actions.
     pub core_actions: u64,
     /// Names of the latest activities, newest last, at most [`LAST_EVENTS`].
-    pub last_events: Vec<Box<str>>,
+    pub last_events: Vec<Name>,
     /// Activity by day: the windows of the declining rule, and the number of active days.
     pub activity: Activity,
 }
@@ -248,7 +249,7 @@ impl Life {
             absent_since: None,
             total_events: 1,
             core_actions: u64::from(event.roles.core),
-            last_events: vec![Box::from(&*event.name)],
+            last_events: vec![event.shared_name()],
             activity: Activity::first(at.day(), policy.declining.as_ref()),
         };
         let change = Change {
@@ -313,20 +314,20 @@ impl Life {
             self.activated_at = Some(self.activated_at.map_or(at, |known| known.min(at)));
         }
         if at >= self.last_active {
-            self.add_name(&event.name);
+            self.add_name(event);
         }
         self.first_active = self.first_active.min(at);
         self.last_active = self.last_active.max(at);
     }
 
-    fn add_name(&mut self, name: &str) {
+    fn add_name(&mut self, event: &Event<'_>) {
         if self.last_events.len() < LAST_EVENTS {
-            self.last_events.push(Box::from(name));
+            self.last_events.push(event.shared_name());
             return;
         }
         self.last_events.rotate_left(1);
-        if let Some(oldest) = self.last_events.last_mut().filter(|oldest| ***oldest != *name) {
-            *oldest = Box::from(name);
+        if let Some(oldest) = self.last_events.last_mut().filter(|oldest| ***oldest != *event.name) {
+            *oldest = event.shared_name();
         }
     }
 

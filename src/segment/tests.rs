@@ -39,6 +39,7 @@ fn event(at: EventTime, tracked: &[(u16, &'static str)]) -> Event<'static> {
         campaign: None,
         tracked: tracked.iter().map(|(index, text)| (*index, Cow::Borrowed(*text))).collect(),
         refused: 0,
+        listed_name: None,
     }
 }
 

@@ -33,6 +33,7 @@ pub mod watermark;
 use std::sync::Arc;
 
 use crate::event::{Decoded, Event, Record};
+use crate::lifecycle::Name;
 use crate::lifecycle::user::Outcome;
 use crate::rules::Rules;
 use crate::segment::roster::TooManyGenerations;
@@ -243,7 +244,7 @@ impl<S: Store> Shard<S> {
             Decoded::Deletion { user_id } => Some(&**user_id),
             Decoded::Rejected(_) => None,
         });
-        self.users.prefetch(ids, &self.store)?;
+        self.users.prefetch(ids, &self.store, &self.record.names)?;
         for (record, decoded) in records.iter().zip(decoded) {
             let outcome = match decoded {
                 Decoded::Event(event) => self.event(event, now, out)?,
@@ -288,7 +289,7 @@ impl<S: Store> Shard<S> {
                 break;
             }
             left -= due.len();
-            self.users.prefetch(due.iter().map(|deadline| &*deadline.user_id), &self.store)?;
+            self.users.prefetch(due.iter().map(|deadline| &*deadline.user_id), &self.store, &self.record.names)?;
             for deadline in &due {
                 // What was armed by those before it may be due before it.
                 while let Some(armed) = self.timers.before(deadline.at) {
@@ -403,7 +404,12 @@ impl<S: Store> Shard<S> {
     /// # Errors
     /// The store failed.
     pub fn rollback(&mut self) -> Result<(), ShardError> {
-        self.users.rollback();
+        if self.record.names.len() == self.committed.names.len() {
+            self.users.rollback();
+        } else {
+            // Even an unchanged user may refer to a name that is listed no more.
+            self.users.clear();
+        }
         self.aggregates.rollback();
         self.take_up()
     }
@@ -492,6 +498,9 @@ impl<S: Store> Shard<S> {
         for (index, _) in &mut event.tracked {
             *index = self.places[usize::from(*index)];
         }
+        if event.roles.activity {
+            event.listed_name = self.listed(&event.name);
+        }
         out.counts.refused_properties += u64::from(event.refused);
         let mut outcome = RecordOutcome::Counted;
         let watermark = self.record.watermark.at();
@@ -512,6 +521,14 @@ impl<S: Store> Shard<S> {
         Ok(outcome)
     }
 
+    /// The name in the shard's list, to which it is added while there is room.
+    fn listed(&mut self, name: &str) -> Option<Name> {
+        if self.record.names.find(name).is_none() && self.record.names.has_room_for(name) {
+            Arc::make_mut(&mut self.record.names).list(name);
+        }
+        self.record.names.find(name).cloned()
+    }
+
     fn deletion(&mut self, user_id: &str, now: WallTime, out: &mut Effects) -> Result<RecordOutcome, ShardError> {
         let at = self.record.watermark.at();
         self.turn(user_id, at, now, out, |live, user, standing, exists, emitter| {
@@ -525,7 +542,7 @@ impl<S: Store> Shard<S> {
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
     fn fire(&mut self, deadline: &Deadline, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
-        let entry = self.users.entry(&deadline.user_id, &self.store)?;
+        let entry = self.users.entry(&deadline.user_id, &self.store, &self.record.names)?;
         if entry.armed() != Some(deadline.at) {
             if self.stale.len() < STALE_MAX {
                 self.stale.push(deadline.clone());
@@ -546,7 +563,7 @@ impl<S: Store> Shard<S> {
         let (limit, judged_at) = (budget.min(FIRING_BATCH), self.record.judged_at);
         let found = self.store.scan(after.as_deref(), limit)?;
         for (user_id, value) in &found {
-            self.users.hold(user_id, Some(value))?;
+            self.users.hold(user_id, Some(value), &self.record.names)?;
             self.turn(user_id, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         }
         let looked_at = found.len();

@@ -1,6 +1,9 @@
 //! The shard's own record: what a shard is beside its users. In the changelog under `s`, and in the store (SPEC section
 //! 7: what the shard resumes from).
 
+use std::sync::Arc;
+
+use crate::lifecycle::Names;
 use crate::segment::Roster;
 use crate::shard::cohort::Cohorts;
 use crate::shard::watermark::Watermark;
@@ -9,8 +12,8 @@ use crate::store::bytes::{Reader, put_i64, put_text, put_u64};
 use crate::time::{EventTime, WallTime};
 
 /// Version 2 adds the segments' fingerprint, the policy's generation and the roster at the end, version 3 the reports and
-/// the signals; older versions still read.
-const VERSION: u8 = 3;
+/// the signals, version 4 the names of events; older versions still read.
+const VERSION: u8 = 4;
 
 /// What a shard is beside its users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct ShardRecord {
     pub cohorts: Cohorts,
     /// Every property that was ever tracked: users refer to their places, so names are only ever added.
     pub properties: Vec<String>,
+    /// Names of events that users refer to. Shared, since each commit keeps a copy of the record.
+    pub names: Arc<Names>,
 }
 
 /// How far the judging of all users by changed rules has come.
@@ -73,6 +78,7 @@ impl ShardRecord {
             rejudging,
             cohorts,
             properties,
+            names,
         } = self;
         out.push(VERSION);
         put_i64(out, i64::from(*input_partitions));
@@ -114,6 +120,10 @@ impl ShardRecord {
             put_text(out, frozen);
         }
         put_option(out, signals_since.map(i64::from));
+        put_u64(out, names.len() as u64);
+        for name in names.iter() {
+            put_text(out, name);
+        }
     }
 
     /// Reads a record back.
@@ -164,6 +174,14 @@ impl ShardRecord {
             let since = option(&mut from)?.map(u32::try_from).transpose();
             signals_since = since.map_err(|_| from.damaged("the signals' generation is out of range"))?;
         }
+        let mut names = Names::default();
+        if version > 3 {
+            for _ in 0..from.count()? {
+                if !names.list(from.text()?) {
+                    return Err(from.damaged("its names are not a list of names"));
+                }
+            }
+        }
         from.end()?;
         Ok(Self {
             input_partitions,
@@ -181,6 +199,7 @@ impl ShardRecord {
             rejudging,
             cohorts,
             properties,
+            names: Arc::new(names),
         })
     }
 }
@@ -227,8 +246,15 @@ mod tests {
         let names = proptest::collection::vec("[a-z]{1,9}".prop_map(Box::from), 0..4);
         let roster = proptest::collection::btree_map(any::<u32>(), names, 0..4);
         let roster = roster.prop_map(|generations| Roster::from_parts(generations.into_iter().collect()));
+        let events = proptest::collection::vec("\\PC{0,9}", 0..4).prop_map(|texts| {
+            let mut names = Names::default();
+            texts.iter().for_each(|text| {
+                names.list(text);
+            });
+            Arc::new(names)
+        });
         let reports = proptest::collection::vec((any::<u32>(), "\\PC{0,9}"), 0..4);
-        let segments = (any::<u64>(), any::<u32>(), roster, reports, option::of(any::<u32>()));
+        let segments = (any::<u64>(), any::<u32>(), roster, reports, option::of(any::<u32>()), events);
         (numbers, judged, rest, segments).prop_map(|(numbers, judged, (sizes, properties), segments)| {
             let mut cohorts = Cohorts::default();
             Cohorts::classes().zip(sizes).for_each(|(class, size)| cohorts.set(class, u64::from(size)));
@@ -245,6 +271,7 @@ mod tests {
                 reports: segments.3,
                 next_report: segments.1,
                 signals_since: segments.4,
+                names: segments.5,
                 judged_at: EventTime::from_millis(judged.1),
                 rejudging: judged.2.map(|after| Rejudging { after: after.map(Into::into) }),
                 cohorts,

@@ -42,7 +42,7 @@ pub fn restore_batch<'a>(
         let indexed = known.as_deref().map(codec::armed).transpose()?.flatten();
         let armed = match value {
             // Read whole here, so that damage stops the restore and not some later event.
-            Some(value) => codec::decode_user(value)?.user.armed,
+            Some(value) => codec::check_user(value)?,
             None => None,
         };
         if indexed != armed {

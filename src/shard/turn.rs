@@ -40,7 +40,7 @@ impl<S: Store> Shard<S> {
         let (record, rules) = (&mut self.record, &self.rules);
         let segments: &Segments = &self.segments;
         let live = Live { policy: &rules.policy, segments };
-        let entry = self.users.entry(user_id, &self.store)?;
+        let entry = self.users.entry(user_id, &self.store, &record.names)?;
         let lens = Lens {
             reports: Numbered { reports: &rules.retention, numbers: &self.reports },
             signals_since: record.signals_since,

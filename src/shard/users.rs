@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::lifecycle::Names;
 use crate::person::Person;
 use crate::shard::cohort::{Class, Cohorts};
 use crate::shard::share::Share;
@@ -63,16 +64,17 @@ impl Users {
         &mut self,
         user_ids: impl Iterator<Item = &'i str>,
         store: &impl Store,
+        names: &Names,
     ) -> Result<(), StoreError> {
         let mut missing: Vec<&str> = user_ids.filter(|user_id| !self.entries.contains_key(*user_id)).collect();
         missing.sort_unstable();
         missing.dedup();
         match missing.as_slice() {
             [] => {}
-            [one] => self.hold(one, store.user(one)?.as_deref())?,
+            [one] => self.hold(one, store.user(one)?.as_deref(), names)?,
             many => {
                 for (user_id, value) in many.iter().zip(store.users(many)?) {
-                    self.hold(user_id, value.as_deref())?;
+                    self.hold(user_id, value.as_deref(), names)?;
                 }
             }
         }
@@ -80,11 +82,11 @@ impl Users {
     }
 
     /// Holds a user as the store has it, unless it is held already.
-    pub(super) fn hold(&mut self, user_id: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+    pub(super) fn hold(&mut self, user_id: &str, value: Option<&[u8]>, names: &Names) -> Result<(), StoreError> {
         if self.entries.contains_key(user_id) {
             return Ok(());
         }
-        let person = value.map(codec::decode_user).transpose()?;
+        let person = value.map(|value| codec::decode_user(value, names)).transpose()?;
         let indexed = person.as_ref().and_then(|person| person.user.armed);
         let bytes = size(user_id, person.as_ref());
         self.bytes += bytes;
@@ -99,9 +101,9 @@ impl Users {
     }
 
     /// The entry of a user, read from the store if need be.
-    pub(super) fn entry(&mut self, user_id: &str, store: &impl Store) -> Result<&mut Entry, StoreError> {
+    pub(super) fn entry(&mut self, user_id: &str, store: &impl Store, names: &Names) -> Result<&mut Entry, StoreError> {
         if !self.entries.contains_key(user_id) {
-            self.hold(user_id, store.user(user_id)?.as_deref())?;
+            self.hold(user_id, store.user(user_id)?.as_deref(), names)?;
         }
         let entry = self.entries.get_mut(user_id).expect("it is held now");
         entry.used = true;
@@ -156,6 +158,13 @@ impl Users {
         self.evict();
     }
 
+    /// Forgets everybody.
+    pub(super) fn clear(&mut self) {
+        self.dirty.clear();
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
     /// Forgets what has changed.
     pub(super) fn rollback(&mut self) {
         for user_id in self.dirty.drain(..) {
@@ -194,8 +203,10 @@ fn size(user_id: &str, person: Option<&Person>) -> usize {
     let parts = person.map_or(0, |Person { user, trail, .. }| {
         let properties: usize = user.properties.iter().map(|(_, value)| 24 + value.len()).sum();
         let life = user.life.as_ref().map_or(0, |life| {
-            let names: usize = life.last_events.iter().map(|name| 16 + name.len().max(16)).sum();
-            names + 4 * life.activity.buckets.capacity()
+            // What is listed is held by the list.
+            let own = life.last_events.iter().filter(|name| name.place().is_none());
+            let names: usize = own.map(|name| 64 + name.len()).sum();
+            names + 8 * life.last_events.capacity() + 4 * life.activity.buckets.capacity()
         });
         let trail = 24 * trail.entries.capacity();
         8 * user.recent_ids.capacity() + properties + life + trail

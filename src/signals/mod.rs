@@ -9,7 +9,7 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-use crate::lifecycle::{State, User};
+use crate::lifecycle::{Name, State, User};
 
 pub use report::{Counts, Signals};
 
@@ -82,7 +82,7 @@ impl Features {
     }
 }
 
-fn joined(names: &[Box<str>]) -> Box<str> {
+fn joined(names: &[Name]) -> Box<str> {
     let mut text = String::with_capacity(names.iter().map(|name| name.len() + 1).sum());
     for (index, name) in names.iter().enumerate() {
         if index > 0 {

@@ -1,6 +1,7 @@
 //! The persisted user: compact, versioned, and identical in RocksDB and the changelog.
 //!
-//! Version 2, which adds the last two rows to version 1; version 1 still reads. All numbers are LEB128 varints, signed ones zigzag; times are distances from the last activity:
+//! Version 3. Version 2 has names and days in full, version 1 the last two rows not either; both still read. All numbers are
+//! LEB128 varints, signed ones zigzag; times are distances from the last activity:
 //!
 //! | part | bytes |
 //! |------|-------|
@@ -9,27 +10,29 @@
 //! | generation, seq | 2 |
 //! | ids, if any: their number, then 5 bytes each | 1 + 5n |
 //! | properties, if any: their number, then index and text | |
-//! | life, if any: state and reason (1 byte), times, totals, names, days | about 30 |
+//! | life, if any: state and reason (1 byte), times (since when in days where these are whole), totals, names, days | about 45 |
 //! | standing in the segments, if any: members, as of when, number | 3 |
 //! | trail, if any: the latest return, the latest entries, the marks of retention reports | |
 //!
-//! A name that is in the list already is a reference to its place. Days are small numbers, with runs of empty days as
-//! zero and length. Reading takes every byte or says [`StoreError::Damaged`]: torn values never pass.
+//! A name is its place in the shard's list of names, or its text where it is not listed; of days see `days`. Reading takes
+//! every byte or says [`StoreError::Damaged`]: torn values never pass.
 
-use crate::lifecycle::activity::{Activity, MAX_BUCKETS};
 use crate::lifecycle::user::{LAST_EVENTS, Life, RECENT_IDS, User};
-use crate::lifecycle::{Reason, State};
+use crate::lifecycle::{Name, Names, Reason, State};
 use crate::person::Person;
 use crate::retention::Marks;
 use crate::segment::Standing;
 use crate::store::StoreError;
 use crate::store::bytes::{Reader, put_before, put_i64, put_text, put_u64};
-use crate::time::{Day, EventTime};
+use crate::time::{DAY_MS, EventTime};
 use crate::win_back::Trail;
 
+mod days;
 mod trail;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Until here names refer to each other and not to the shard's list, and each day takes a number.
+const UNPACKED: u8 = 2;
 const WHAT: &str = "a user";
 const ID_LEN: usize = 5;
 
@@ -41,6 +44,9 @@ const HAS_ACTIVATED: u8 = 1 << 4;
 const HAS_ABSENCE: u8 = 1 << 5;
 const HAS_STANDING: u8 = 1 << 6;
 const HAS_TRAIL: u8 = 1 << 7;
+/// Beside state and reason: a time in days after the last activity, and not in milliseconds.
+const SINCE_IN_DAYS: u8 = 1 << 5;
+const ABSENT_IN_DAYS: u8 = 1 << 6;
 /// What version 1 does not have.
 const NEW_FLAGS: u8 = HAS_STANDING | HAS_TRAIL;
 
@@ -95,13 +101,27 @@ pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a user back.
+/// Reads a user back; `names` are those of its shard.
 ///
 /// # Errors
 /// [`StoreError::UnknownVersion`], or [`StoreError::Damaged`] for anything that [`encode_user`] does not write.
-pub fn decode_user(bytes: &[u8]) -> Result<Person, StoreError> {
+pub fn decode_user(bytes: &[u8], names: &Names) -> Result<Person, StoreError> {
+    decode(bytes, names, |place| names.get(place).cloned())
+}
+
+/// Reads a user whose shard's names are not known yet, and forgets it: for what a restore writes to the disk. Gives the
+/// armed deadline.
+///
+/// # Errors
+/// As [`decode_user`]; places of names may be any.
+pub fn check_user(bytes: &[u8]) -> Result<Option<EventTime>, StoreError> {
+    let any = Name::from("");
+    Ok(decode(bytes, &Names::default(), |_| Some(any.clone()))?.user.armed)
+}
+
+fn decode(bytes: &[u8], names: &Names, listed: impl Fn(usize) -> Option<Name>) -> Result<Person, StoreError> {
     let mut from = Reader::new(bytes, WHAT);
-    let (flags, armed) = decode_head(&mut from)?;
+    let Head { version, flags, armed } = decode_head(&mut from)?;
     let generation = from.u32()?;
     let seq = from.u64()?;
     let mut recent_ids = Vec::new();
@@ -125,7 +145,11 @@ pub fn decode_user(bytes: &[u8]) -> Result<Person, StoreError> {
             properties.push((from.u16()?, from.text()?.into()));
         }
     }
-    let life = if flags & HAS_LIFE == 0 { None } else { Some(decode_life(&mut from, flags)?) };
+    let life = if flags & HAS_LIFE == 0 {
+        None
+    } else {
+        Some(decode_life(&mut from, version, flags, |from| decode_names(from, version, names, listed))?)
+    };
     let user = User { seq, life, recent_ids, properties, generation, armed };
     let base = base(&user);
     let mut standing = Standing::default();
@@ -150,10 +174,16 @@ fn base(user: &User) -> EventTime {
 /// # Errors
 /// As [`decode_user`], for what has to be read.
 pub fn armed(bytes: &[u8]) -> Result<Option<EventTime>, StoreError> {
-    Ok(decode_head(&mut Reader::new(bytes, WHAT))?.1)
+    Ok(decode_head(&mut Reader::new(bytes, WHAT))?.armed)
 }
 
-fn decode_head(from: &mut Reader<'_>) -> Result<(u8, Option<EventTime>), StoreError> {
+struct Head {
+    version: u8,
+    flags: u8,
+    armed: Option<EventTime>,
+}
+
+fn decode_head(from: &mut Reader<'_>) -> Result<Head, StoreError> {
     let version = from.version_up_to(VERSION)?;
     let flags = from.byte()?;
     if (version == 1 && flags & NEW_FLAGS != 0) || (flags & HAS_LIFE == 0 && flags & (HAS_ACTIVATED | HAS_ABSENCE) != 0)
@@ -161,7 +191,7 @@ fn decode_head(from: &mut Reader<'_>) -> Result<(u8, Option<EventTime>), StoreEr
         return Err(from.damaged("it has impossible flags"));
     }
     let armed = if flags & HAS_ARMED == 0 { None } else { Some(EventTime::from_millis(from.i64()?)) };
-    Ok((flags, armed))
+    Ok(Head { version, flags, armed })
 }
 
 fn encode_life(life: &Life, out: &mut Vec<u8>) {
@@ -178,40 +208,61 @@ fn encode_life(life: &Life, out: &mut Vec<u8>) {
         last_events,
         activity,
     } = life;
+    let since_days = whole_days(*since, *last_active);
+    let absent_days = absent_since.and_then(|at| whole_days(at, *last_active));
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     // Two bits and three: `State` and `Reason` have frozen numbers.
-    out.push(*state as u8 | (*reason as u8) << 2);
+    out.push(
+        *state as u8
+            | (*reason as u8) << 2
+            | flag(since_days.is_some(), SINCE_IN_DAYS)
+            | flag(absent_days.is_some(), ABSENT_IN_DAYS),
+    );
     put_i64(out, last_active.as_millis());
-    put_before(out, *last_active, *since);
+    match since_days {
+        Some(days) => put_i64(out, days),
+        None => put_before(out, *last_active, *since),
+    }
     put_before(out, *last_active, *first_active);
     if let Some(at) = activated_at {
         put_before(out, *at, *first_active);
     }
-    if let Some(at) = absent_since {
-        put_before(out, *at, *last_active);
+    match (absent_days, absent_since) {
+        (Some(days), _) => put_i64(out, days),
+        (None, Some(at)) => put_before(out, *at, *last_active),
+        (None, None) => {}
     }
     put_u64(out, *total_events);
     put_u64(out, *core_actions);
     encode_names(last_events, out);
-    encode_activity(activity, last_active.day(), out);
+    days::encode(activity, last_active.day(), out);
 }
 
-fn decode_life(from: &mut Reader<'_>, flags: u8) -> Result<Life, StoreError> {
+fn decode_life<'a>(
+    from: &mut Reader<'a>,
+    version: u8,
+    flags: u8,
+    names: impl FnOnce(&mut Reader<'a>) -> Result<Vec<Name>, StoreError>,
+) -> Result<Life, StoreError> {
     let judged = from.byte()?;
+    let in_days = if version <= UNPACKED { 0 } else { judged & (SINCE_IN_DAYS | ABSENT_IN_DAYS) };
     let state = State::ALL[usize::from(judged & 3)];
-    let Some(&reason) = Reason::ALL.get(usize::from(judged >> 2)) else {
+    let Some(&reason) = Reason::ALL.get(usize::from((judged & !in_days) >> 2)) else {
         return Err(from.damaged("it has an unknown reason"));
     };
     let last_active = EventTime::from_millis(from.i64()?);
-    let since = from.before(last_active)?;
+    let since = if in_days & SINCE_IN_DAYS == 0 { from.before(last_active)? } else { days_after(from, last_active)? };
     let first_active = from.before(last_active)?;
-    let mut after = |base: EventTime, flag: u8| -> Result<Option<EventTime>, StoreError> {
-        if flags & flag == 0 {
-            return Ok(None);
-        }
-        Ok(Some(EventTime::from_millis(base.as_millis().wrapping_add(from.i64()?))))
+    let after = |from: &mut Reader<'a>, base: EventTime| -> Result<EventTime, StoreError> {
+        Ok(EventTime::from_millis(base.as_millis().wrapping_add(from.i64()?)))
     };
-    let activated_at = after(first_active, HAS_ACTIVATED)?;
-    let absent_since = after(last_active, HAS_ABSENCE)?;
+    let activated_at = if flags & HAS_ACTIVATED == 0 { None } else { Some(after(from, first_active)?) };
+    let absent_since = match (flags & HAS_ABSENCE, in_days & ABSENT_IN_DAYS) {
+        (0, 0) => None,
+        (0, _) => return Err(from.damaged("it has impossible flags")),
+        (_, 0) => Some(after(from, last_active)?),
+        _ => Some(days_after(from, last_active)?),
+    };
     Ok(Life {
         state,
         since,
@@ -222,18 +273,33 @@ fn decode_life(from: &mut Reader<'_>, flags: u8) -> Result<Life, StoreError> {
         absent_since,
         total_events: from.u64()?,
         core_actions: from.u64()?,
-        last_events: decode_names(from)?,
-        activity: decode_activity(from, last_active.day())?,
+        last_events: names(from)?,
+        activity: if version <= UNPACKED {
+            days::decode_in_full(from, last_active.day())?
+        } else {
+            days::decode(from, last_active.day())?
+        },
     })
 }
 
-/// Each name is `len << 1` and its text, or `place << 1 | 1` of the same name earlier in the list.
-fn encode_names(names: &[Box<str>], out: &mut Vec<u8>) {
+/// How many days `at` is after `base`, if these are whole days: silence is measured in days.
+fn whole_days(at: EventTime, base: EventTime) -> Option<i64> {
+    let millis = at.as_millis().checked_sub(base.as_millis())?;
+    (millis % DAY_MS == 0).then_some(millis / DAY_MS)
+}
+
+fn days_after(from: &mut Reader<'_>, base: EventTime) -> Result<EventTime, StoreError> {
+    let at = from.i64()?.checked_mul(DAY_MS).and_then(|millis| millis.checked_add(base.as_millis()));
+    at.map(EventTime::from_millis).ok_or_else(|| from.damaged("a day is out of range"))
+}
+
+/// Each name is `place << 1 | 1` in the shard's list, or `len << 1` and its text.
+fn encode_names(names: &[Name], out: &mut Vec<u8>) {
     assert!(names.len() <= LAST_EVENTS, "a user keeps at most {LAST_EVENTS} names");
     put_u64(out, names.len() as u64);
-    for (place, name) in names.iter().enumerate() {
-        if let Some(earlier) = names[..place].iter().position(|earlier| earlier == name) {
-            put_u64(out, (earlier as u64) << 1 | 1);
+    for name in names {
+        if let Some(place) = name.place() {
+            put_u64(out, u64::from(place) << 1 | 1);
         } else {
             put_u64(out, (name.len() as u64) << 1);
             out.extend_from_slice(name.as_bytes());
@@ -241,68 +307,41 @@ fn encode_names(names: &[Box<str>], out: &mut Vec<u8>) {
     }
 }
 
-fn decode_names(from: &mut Reader<'_>) -> Result<Vec<Box<str>>, StoreError> {
+/// In older versions a place is that of the same name earlier among the user's own.
+fn decode_names(
+    from: &mut Reader<'_>,
+    version: u8,
+    listed_names: &Names,
+    listed: impl Fn(usize) -> Option<Name>,
+) -> Result<Vec<Name>, StoreError> {
     let count = from.count()?;
     if count > LAST_EVENTS {
         return Err(from.damaged("it has too many names"));
     }
-    let mut names: Vec<Box<str>> = Vec::with_capacity(count);
+    let mut names: Vec<Name> = Vec::with_capacity(count);
     for _ in 0..count {
         let head = from.u64()?;
         let size = usize::try_from(head >> 1).unwrap_or(usize::MAX);
         let name = if head & 1 == 0 {
-            from.text_of(size)?.into()
+            let text = from.text_of(size)?;
+            Some(listed_names.find(text).cloned().unwrap_or_else(|| Name::from(text)))
+        } else if version <= UNPACKED {
+            names.get(size).cloned()
         } else {
-            names.get(size).ok_or_else(|| from.damaged("a name refers to nothing"))?.clone()
+            listed(size)
         };
-        names.push(name);
+        names.push(name.ok_or_else(|| from.damaged("a name refers to nothing"))?);
     }
     Ok(names)
-}
-
-fn encode_activity(activity: &Activity, last_active: Day, out: &mut Vec<u8>) {
-    let Activity { last_day, buckets, active_mask, active_days } = activity;
-    put_i64(out, i64::from(last_day.number()) - i64::from(last_active.number()));
-    assert!(buckets.len() <= MAX_BUCKETS, "a user keeps at most {MAX_BUCKETS} days");
-    put_u64(out, buckets.len() as u64);
-    let mut rest = buckets.as_slice();
-    while let Some((&count, tail)) = rest.split_first() {
-        put_u64(out, u64::from(count));
-        rest = tail;
-        if count == 0 {
-            let more = tail.iter().take_while(|&&count| count == 0).count();
-            put_u64(out, more as u64);
-            rest = &tail[more..];
-        }
-    }
-    put_u64(out, *active_mask);
-    put_u64(out, u64::from(*active_days));
-}
-
-fn decode_activity(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, StoreError> {
-    let number = i64::from(last_active.number()).checked_add(from.i64()?).and_then(|day| i32::try_from(day).ok());
-    let last_day = Day::from_number(number.ok_or_else(|| from.damaged("a day is out of range"))?);
-    let count = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
-    if count > MAX_BUCKETS {
-        return Err(from.damaged("it has too many days"));
-    }
-    let mut buckets = Vec::with_capacity(count);
-    while buckets.len() < count {
-        let value = from.u32()?;
-        let more = if value == 0 { usize::try_from(from.u64()?).unwrap_or(usize::MAX) } else { 0 };
-        if more >= count - buckets.len() {
-            return Err(from.damaged("a run of days is too long"));
-        }
-        buckets.resize(buckets.len() + 1 + more, value);
-    }
-    Ok(Activity { last_day, buckets, active_mask: from.u64()?, active_days: from.u32()? })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::lifecycle::activity::{Activity, MAX_BUCKETS};
     use crate::retention::Mark;
     use crate::segment::Members;
+    use crate::time::Day;
     use crate::win_back::{Comeback, Entry};
     use proptest::collection::vec;
     use proptest::option;
@@ -312,11 +351,27 @@ pub(crate) mod tests {
         prop_oneof![any::<i64>(), 800_000_000_000_i64..1_800_000_000_000].prop_map(EventTime::from_millis)
     }
 
+    /// Where one name is listed.
+    fn names() -> Names {
+        let mut names = Names::default();
+        assert!(names.list("opened"));
+        names
+    }
+
+    fn named(text: &str) -> Name {
+        names().find(text).cloned().unwrap_or_else(|| text.into())
+    }
+
     fn lives() -> impl Strategy<Value = Life> {
         let judged = (0..State::ALL.len(), 0..Reason::ALL.len());
         let times = (time(), time(), time(), option::of(time()), option::of(time()));
         let names = vec(prop_oneof![Just("opened".to_owned()), "\\PC{0,9}"], 0..=LAST_EVENTS);
-        let days = (any::<i32>(), vec(0..3_u32, 0..=MAX_BUCKETS), any::<u64>(), any::<u32>());
+        let days = (
+            any::<i32>(),
+            vec(prop_oneof![0..3_u32, 0..20_u32, any::<u32>()], 0..=MAX_BUCKETS),
+            any::<u64>(),
+            any::<u32>(),
+        );
         (judged, times, any::<[u64; 2]>(), names, days).prop_map(|(judged, times, totals, names, days)| Life {
             state: State::ALL[judged.0],
             reason: Reason::ALL[judged.1],
@@ -327,7 +382,7 @@ pub(crate) mod tests {
             absent_since: times.4,
             total_events: totals[0],
             core_actions: totals[1],
-            last_events: names.into_iter().map(String::into_boxed_str).collect(),
+            last_events: names.iter().map(|text| named(text)).collect(),
             activity: Activity {
                 last_day: Day::from_number(days.0),
                 buckets: days.1,
@@ -406,54 +461,60 @@ pub(crate) mod tests {
         fn decode_of_encode_is_identity(user in users()) {
             let bytes = encoded(&user);
             prop_assert_eq!(armed(&bytes).expect("what is written reads"), user.user.armed);
-            prop_assert_eq!(decode_user(&bytes).expect("what is written reads"), user);
+            prop_assert_eq!(check_user(&bytes).expect("what is written reads"), user.user.armed);
+            prop_assert_eq!(decode_user(&bytes, &names()).expect("what is written reads"), user);
         }
 
         #[test]
         fn torn_bytes_are_damaged(user in users(), more in 1..9_usize) {
             let bytes = encoded(&user);
             for len in 0..bytes.len() {
-                let torn = matches!(decode_user(&bytes[..len]), Err(StoreError::Damaged { .. }));
+                let torn = matches!(decode_user(&bytes[..len], &names()), Err(StoreError::Damaged { .. }));
                 prop_assert!(torn, "{len} bytes pass");
             }
             let longer = [&bytes[..], &vec![0; more][..]].concat();
-            prop_assert!(matches!(decode_user(&longer), Err(StoreError::Damaged { .. })), "a longer value");
+            prop_assert!(matches!(decode_user(&longer, &names()), Err(StoreError::Damaged { .. })), "a longer value");
         }
 
         #[test]
         fn any_bytes_are_refused_or_read(mut bytes in vec(any::<u8>(), 0..200)) {
-            let _ = decode_user(&bytes).is_ok();
+            let _ = decode_user(&bytes, &names()).is_ok();
             if let Some(first) = bytes.first_mut() {
                 *first = VERSION;
             }
-            let _ = decode_user(&bytes).is_ok();
+            let _ = decode_user(&bytes, &names()).is_ok();
         }
     }
 
     #[test]
     fn an_unknown_version_is_named() {
         let mut bytes = encoded(&Person::default());
-        bytes[0] = 3;
-        assert!(matches!(decode_user(&bytes), Err(StoreError::UnknownVersion { version: 3, known: 2, .. })));
+        bytes[0] = 4;
+        assert!(matches!(decode_user(&bytes, &names()), Err(StoreError::UnknownVersion { version: 4, known: 3, .. })));
+    }
+
+    fn frozen_life() -> Life {
+        let at = EventTime::from_millis(1_700_000_000_000);
+        Life {
+            state: State::AtRisk,
+            since: at + crate::time::Span::from_days(1),
+            reason: Reason::Declining,
+            first_active: at,
+            last_active: at,
+            activated_at: Some(at),
+            absent_since: None,
+            total_events: 5,
+            core_actions: 2,
+            last_events: vec!["a".into(), "b".into(), "a".into()],
+            activity: Activity { last_day: at.day(), buckets: vec![2, 0, 0, 3], active_mask: 9, active_days: 2 },
+        }
     }
 
     fn frozen_user() -> User {
         let at = EventTime::from_millis(1_700_000_000_000);
         User {
             seq: 3,
-            life: Some(Life {
-                state: State::AtRisk,
-                since: at + crate::time::Span::from_days(1),
-                reason: Reason::Declining,
-                first_active: at,
-                last_active: at,
-                activated_at: Some(at),
-                absent_since: None,
-                total_events: 5,
-                core_actions: 2,
-                last_events: vec!["a".into(), "b".into(), "a".into()],
-                activity: Activity { last_day: at.day(), buckets: vec![2, 0, 0, 3], active_mask: 9, active_days: 2 },
-            }),
+            life: Some(frozen_life()),
             recent_ids: vec![0x01_0203_0405],
             properties: vec![(1, "7".into())],
             generation: 1,
@@ -461,26 +522,19 @@ pub(crate) mod tests {
         }
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// Version 1 is frozen: these bytes are on disks and in changelogs.
     #[test]
     fn version_1_still_reads() {
-        let bytes: Vec<u8> = (0..VERSION_1.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&VERSION_1[at..at + 2], 16).expect("digits"))
-            .collect();
-        assert_eq!(decode_user(&bytes).expect("an older value"), Person::from(frozen_user()));
+        let bytes = data_encoding::HEXLOWER.decode(VERSION_1.as_bytes()).expect("digits");
+        assert_eq!(decode_user(&bytes, &names()).expect("an older value"), Person::from(frozen_user()));
     }
 
     const VERSION_1: &str =
         "011f80a0abfef9620103010504030201010101370580a0abfef962ffefb252000005020302610262010004020001030902";
 
-    /// Version 2 is frozen: these bytes are on disks and in changelogs.
+    /// Versions 2 and 3 are frozen: these bytes are on disks and in changelogs.
     #[test]
-    fn version_2_stays_as_it_is() {
+    fn version_2_still_reads_and_version_3_stays_as_it_is() {
         let user = frozen_user();
         let at = EventTime::from_millis(1_700_000_000_000);
         let day = |days| at + crate::time::Span::from_days(days);
@@ -494,7 +548,7 @@ pub(crate) mod tests {
             core_actions: (Some(day(0)), None),
         };
         let entry = |segment, days, held_out, returned| Entry { segment, at: day(days), held_out, returned };
-        let person = Person {
+        let mut person = Person {
             user,
             standing: Standing { members: Members::from_bits(0b101), as_of: day(1), seq: 4 },
             trail: Trail {
@@ -503,10 +557,29 @@ pub(crate) mod tests {
             },
             marks: Marks::default(),
         };
-        let bytes = encoded(&person);
-        assert_eq!(hex(&bytes), VERSION_2);
-        assert_eq!(decode_user(&bytes).expect("it reads"), person);
+        let bytes = data_encoding::HEXLOWER.decode(VERSION_2.as_bytes()).expect("digits");
+        let mut old = decode_user(&bytes, &names()).expect("an older value");
+        assert_eq!(old, person);
+        // One name is listed, two are not.
+        for person in [&mut person, &mut old] {
+            person.user.life.as_mut().expect("a life").last_events[1] = named("opened");
+            let bytes = encoded(person);
+            assert_eq!(data_encoding::HEXLOWER.encode(&bytes), VERSION_3);
+            assert_eq!(decode_user(&bytes, &names()).expect("it reads"), *person);
+        }
+        let nowhere = decode_user(&encoded(&person), &Names::default());
+        assert!(matches!(nowhere, Err(StoreError::Damaged { .. })), "{nowhere:?}");
     }
+
+    #[test]
+    fn a_name_that_is_listed_by_now_is_found_in_an_older_value() {
+        let user = User { life: Some(Life { last_events: vec!["opened".into()], ..frozen_life() }), ..frozen_user() };
+        let person = decode_user(&encoded(&user.into()), &names()).expect("it reads");
+        assert_eq!(person.user.life.expect("a life").last_events[0].place(), Some(0));
+    }
+
+    const VERSION_3: &str = "03df80a0abfef9620103010504030201010101372580a0abfef9620200000502030261010261000402310002\
+                             05ffefb25204031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";
 
     const VERSION_2: &str = "02df80a0abfef9620103010504030201010101370580a0abfef962ffefb2520000050203026102620100040200010309\
                              0205ffefb25204031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";

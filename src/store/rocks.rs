@@ -93,9 +93,6 @@ impl Database {
         let memtable = (write_bytes / 2).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, memtable, &cache)));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| store_error(dir, source))?;
-        let [(name, value)] = options::dictionary();
-        let users = db.cf_handle(USERS).expect("every family is created when the database is opened");
-        db.set_options_cf(users, &[(name, &value)]).map_err(|source| store_error(dir, source))?;
         let loader = Loader::new(dir, &cache)
             .map_err(|source| StoreError::Folder { path: dir.display().to_string(), source })?;
         let unflushed = AtomicU64::new(u64::MAX);

@@ -30,6 +30,7 @@ fn activity(at: EventTime) -> Event<'static> {
         campaign: None,
         tracked: Vec::new(),
         refused: 0,
+        listed_name: None,
     }
 }
 

@@ -142,12 +142,14 @@ impl<S: Store> Run<S> {
         let mut counted = Cohorts::default();
         let mut armed = Vec::new();
         let mut after: Option<Box<str>> = None;
+        let record = self.shard.store().shard().expect("reads").0;
+        let names = record.map(|record| ShardRecord::decode(&record).expect("decodes").names).unwrap_or_default();
         loop {
             let users = self.shard.store().scan(after.as_deref(), 100).expect("scans");
             let Some((last, _)) = users.last() else { break };
             after = Some(last.clone());
             for (user_id, bytes) in &users {
-                let user = codec::decode_user(bytes).expect("decodes").user;
+                let user = codec::decode_user(bytes, &names).expect("decodes").user;
                 counted.enter(Cohorts::class_of(&user));
                 armed.extend(user.armed.map(|at| (at, user_id.clone())));
             }

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
 use tracing::warn;
 
-use super::options::{loading_options, waiting_files};
+use super::options::{family_options, waiting_files};
 use super::{Database, TIMERS, USERS};
 use crate::store::{StoreError, key};
 use crate::time::EventTime;
 
 /// Below the state folder: files on their way. Whatever is there at the start was never taken, and goes.
 const FOLDER: &str = "loading";
+/// A file writer has no memtable.
+const LOADER_MEMTABLE_BYTES: u64 = 1 << 20;
 
 /// Makes files for one family.
 pub(super) struct Loader {
@@ -68,7 +70,7 @@ impl Loader {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let options = |name| loading_options(name, cache);
+        let options = |name| family_options(name, LOADER_MEMTABLE_BYTES, cache);
         Ok(Self {
             folder,
             users: options(USERS),

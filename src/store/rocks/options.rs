@@ -6,16 +6,6 @@ use super::{USERS, bytes};
 
 /// Users are read one at a time and at random, and each read unpacks a whole block.
 const BLOCK_BYTES: usize = 4 << 10;
-/// A dictionary of this size is trained for each file of the lowest level: users resemble each other, and a block holds too
-/// few of them to show it. It saves a tenth of the disk.
-const DICTIONARY_BYTES: i32 = 16 << 10;
-/// What a dictionary is trained on.
-const TRAINING_BYTES: i32 = 100 * DICTIONARY_BYTES;
-/// The usual level of LZ4.
-const LZ4_FAST: i32 = -1;
-/// What is held of a new file of the lowest level until its dictionary is trained. RocksDB would hold all of it: up to 64
-/// MiB, in place of that many blocks of the cache.
-const DICTIONARY_BUFFER_BYTES: i32 = 4 << 20;
 /// How far a compaction reads ahead in each of its files.
 const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 /// Few parts, so that each is many times as large as the largest block: a file's filter, of up to a megabyte, has to stay
@@ -54,29 +44,11 @@ pub(super) fn waiting_files(loading: bool) -> [(&'static str, String); 1] {
     [("level0_file_num_compaction_trigger", files.to_string())]
 }
 
-/// What the users' family needs and the typed options do not have.
-pub(super) fn dictionary() -> [(&'static str, String); 1] {
-    let train = TRAINING_BYTES;
-    let text = format!(
-        "{{window_bits=-14;level={LZ4_FAST};strategy=0;max_dict_bytes={DICTIONARY_BYTES};zstd_max_train_bytes={train};\
-         max_dict_buffer_bytes={DICTIONARY_BUFFER_BYTES};use_zstd_dict_trainer=true;enabled=true}}"
-    );
-    [("bottommost_compression_opts", text)]
-}
-
-/// For files that are loaded in bulk. They wait in the upper level for a compaction, which packs them anew: a dictionary
-/// for each would be made for nothing, and hold the file in memory until it is trained.
-pub(super) fn loading_options(name: &str, cache: &Cache) -> Options {
-    let mut options = family_options(name, 1 << 20, cache);
-    options.set_bottommost_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_options(-14, LZ4_FAST, 0, 0, false);
-    options
-}
-
-/// Options are set on every family: those of the database reach only the default one. See [`dictionary`] too.
+/// Options are set on every family: those of the database reach only the default one.
 ///
-/// LZ4 on all levels, with a dictionary on the lowest: half of an encoded user is random (the hashes of event ids), so
-/// stronger packing has little to gain.
+/// Users are not compressed: their encoding is compact, and half of it is random (the hashes of event ids). Packing and
+/// unpacking a block with each user that is read and with each compaction cost a fifth of an event, for a hundredth of the
+/// disk.
 pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
@@ -93,16 +65,13 @@ pub(super) fn family_options(name: &str, memtable: u64, cache: &Cache) -> Option
     options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
     options.set_level_zero_slowdown_writes_trigger(FLUSHED_FILES_SLOW);
     options.set_level_zero_stop_writes_trigger(FLUSHED_FILES_STOP);
-    options.set_compression_type(DBCompressionType::Lz4);
     if name == USERS {
-        options.set_bottommost_compression_type(DBCompressionType::Lz4);
-        // Window bits are zstd's. A level of 1 or more would be LZ4HC, at several times the cost.
-        options.set_bottommost_compression_options(-14, LZ4_FAST, 0, DICTIONARY_BYTES, true);
-        options.set_bottommost_zstd_max_train_bytes(TRAINING_BYTES, true);
+        options.set_compression_type(DBCompressionType::None);
         blocks.set_bloom_filter(10.0, false);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER);
     } else {
+        options.set_compression_type(DBCompressionType::Lz4);
         options.add_compact_on_deletion_collector_factory(DELETION_WINDOW, DELETION_TRIGGER, DELETION_RATIO);
     }
     options.set_block_based_table_factory(&blocks);
