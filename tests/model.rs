@@ -104,7 +104,7 @@ impl Sink for Scribe<'_> {
             "idle_days": user.idle_days(change.effective_at),
             "total_events": life.map_or(0, |life| life.total_events),
             "core_actions": life.map_or(0, |life| life.core_actions),
-            "last_events": life.map_or(&[][..], |life| &life.last_events),
+            "last_events": life.iter().flat_map(|life| &life.last_events).map(|name| &**name).collect::<Vec<&str>>(),
             "properties": properties,
             "previous_since": time(change.previous_since),
         });

@@ -17,7 +17,7 @@ use ebbtide::segment::Draft;
 use ebbtide::shard::{Cohorts, Effects, Progress, Shard, ShardRecord, TimeRules, Watermark};
 use ebbtide::store::memory::MemoryStore;
 use ebbtide::store::{Batch as Written, Deadline, Store, codec};
-use ebbtide::time::{Day, EventTime, Span, WallTime};
+use ebbtide::time::{DAY_MS, Day, EventTime, Span, WallTime};
 use ebbtide::win_back::{Trail, WinBackRules};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -197,20 +197,27 @@ impl Population {
             // 40 bits, never 0.
             *id = self.rng.random::<u64>() >> 24 | 1;
         }
-        // Later by a little on the same day: the armed deadline stays at or before the real one.
-        let Some(life) = &mut user.life else {
+        // Later by a little on the same day: the armed deadline stays at or before the real one. What silence brought is
+        // later by as much, or it would no longer be whole days after the last activity.
+        let Some(life) = &user.life else {
             codec::encode_user(person, out);
             return Ok(person.user.armed);
         };
-        let last_active = life.last_active;
+        let (last_active, kept) = (life.last_active, life.clone());
         let later = last_active + Span::from_millis(self.rng.random_range(0..1_000));
         if later.day() == last_active.day() {
+            let life = user.life.insert(kept.clone());
             life.last_active = later;
+            let follow = |at: &mut EventTime| {
+                if (*at - last_active).as_millis() % DAY_MS == 0 {
+                    *at = *at + (later - last_active);
+                }
+            };
+            follow(&mut life.since);
+            life.absent_since.iter_mut().for_each(follow);
         }
         codec::encode_user(person, out);
-        if let Some(life) = &mut person.user.life {
-            life.last_active = last_active;
-        }
+        person.user.life = Some(kept);
         Ok(person.user.armed)
     }
 

@@ -296,6 +296,17 @@ mod tests {
         }
     }
 
+    /// Version 3 is version 4 without the names at the end.
+    #[test]
+    fn version_3_still_reads() {
+        let record = ShardRecord { position: Some(7), properties: vec!["plan".to_owned()], ..ShardRecord::default() };
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        assert_eq!(bytes.pop(), Some(0), "no names");
+        bytes[0] = 3;
+        assert_eq!(ShardRecord::decode(&bytes).expect("an older record"), record);
+    }
+
     /// Version 1 is frozen: a shard without segments, as an older build left it.
     #[test]
     fn version_1_still_reads() {

@@ -47,6 +47,8 @@ const HAS_TRAIL: u8 = 1 << 7;
 /// Beside state and reason: a time in days after the last activity, and not in milliseconds.
 const SINCE_IN_DAYS: u8 = 1 << 5;
 const ABSENT_IN_DAYS: u8 = 1 << 6;
+/// Beside them: the latest day is not that of the last activity.
+const OTHER_DAY: u8 = 1 << 7;
 /// What version 1 does not have.
 const NEW_FLAGS: u8 = HAS_STANDING | HAS_TRAIL;
 
@@ -216,7 +218,8 @@ fn encode_life(life: &Life, out: &mut Vec<u8>) {
         *state as u8
             | (*reason as u8) << 2
             | flag(since_days.is_some(), SINCE_IN_DAYS)
-            | flag(absent_days.is_some(), ABSENT_IN_DAYS),
+            | flag(absent_days.is_some(), ABSENT_IN_DAYS)
+            | flag(activity.last_day != last_active.day(), OTHER_DAY),
     );
     put_i64(out, last_active.as_millis());
     match since_days {
@@ -245,19 +248,19 @@ fn decode_life<'a>(
     names: impl FnOnce(&mut Reader<'a>) -> Result<Vec<Name>, StoreError>,
 ) -> Result<Life, StoreError> {
     let judged = from.byte()?;
-    let in_days = if version <= UNPACKED { 0 } else { judged & (SINCE_IN_DAYS | ABSENT_IN_DAYS) };
+    let packed = if version <= UNPACKED { 0 } else { judged & (SINCE_IN_DAYS | ABSENT_IN_DAYS | OTHER_DAY) };
     let state = State::ALL[usize::from(judged & 3)];
-    let Some(&reason) = Reason::ALL.get(usize::from((judged & !in_days) >> 2)) else {
+    let Some(&reason) = Reason::ALL.get(usize::from((judged & !packed) >> 2)) else {
         return Err(from.damaged("it has an unknown reason"));
     };
     let last_active = EventTime::from_millis(from.i64()?);
-    let since = if in_days & SINCE_IN_DAYS == 0 { from.before(last_active)? } else { days_after(from, last_active)? };
+    let since = if packed & SINCE_IN_DAYS == 0 { from.before(last_active)? } else { days_after(from, last_active)? };
     let first_active = from.before(last_active)?;
     let after = |from: &mut Reader<'a>, base: EventTime| -> Result<EventTime, StoreError> {
         Ok(EventTime::from_millis(base.as_millis().wrapping_add(from.i64()?)))
     };
     let activated_at = if flags & HAS_ACTIVATED == 0 { None } else { Some(after(from, first_active)?) };
-    let absent_since = match (flags & HAS_ABSENCE, in_days & ABSENT_IN_DAYS) {
+    let absent_since = match (flags & HAS_ABSENCE, packed & ABSENT_IN_DAYS) {
         (0, 0) => None,
         (0, _) => return Err(from.damaged("it has impossible flags")),
         (_, 0) => Some(after(from, last_active)?),
@@ -277,7 +280,7 @@ fn decode_life<'a>(
         activity: if version <= UNPACKED {
             days::decode_in_full(from, last_active.day())?
         } else {
-            days::decode(from, last_active.day())?
+            days::decode(from, last_active.day(), packed & OTHER_DAY != 0)?
         },
     })
 }
@@ -578,8 +581,8 @@ pub(crate) mod tests {
         assert_eq!(person.user.life.expect("a life").last_events[0].place(), Some(0));
     }
 
-    const VERSION_3: &str = "03df80a0abfef9620103010504030201010101372580a0abfef9620200000502030261010261000402310002\
-                             05ffefb25204031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";
+    const VERSION_3: &str = "03df80a0abfef9620103010504030201010101372580a0abfef9620200000502030261010261040231000205ffefb25204\
+                             031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";
 
     const VERSION_2: &str = "02df80a0abfef9620103010504030201010101370580a0abfef962ffefb2520000050203026102620100040200010309\
                              0205ffefb25204031b80f0b2520280809793050306737072696e6780f0b2520202ffcf98f7010980f0b252";

@@ -2,7 +2,7 @@
 //!
 //! | part | |
 //! |------|-|
-//! | last day | days from the day of the last activity |
+//! | last day, if it is not that of the last activity | days from there |
 //! | counts | their number, then half a byte each, the lower half first: 1 to 14 is the count; 0 begins a run of empty days, and the next half is its length less one; 15 is a count that follows |
 //! | counts of 15 and more | less 15, one number each |
 //! | active days | as a mask: what differs from the days that have counts, those beyond the counts in the lowest bits |
@@ -22,7 +22,9 @@ const RUN_MAX: usize = 16;
 
 pub(super) fn encode(activity: &Activity, last_active: Day, out: &mut Vec<u8>) {
     let Activity { last_day, buckets, active_mask, active_days } = activity;
-    put_i64(out, i64::from(last_day.number()) - i64::from(last_active.number()));
+    if *last_day != last_active {
+        put_i64(out, i64::from(last_day.number()) - i64::from(last_active.number()));
+    }
     assert!(buckets.len() <= MAX_BUCKETS, "a user keeps at most {MAX_BUCKETS} days");
     put_u64(out, buckets.len() as u64);
     encode_counts(buckets, out);
@@ -35,8 +37,9 @@ pub(super) fn encode(activity: &Activity, last_active: Day, out: &mut Vec<u8>) {
     put_u64(out, u64::from(*active_days));
 }
 
-pub(super) fn decode(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, StoreError> {
-    let (last_day, count) = decode_head(from, last_active)?;
+pub(super) fn decode(from: &mut Reader<'_>, last_active: Day, is_other_day: bool) -> Result<Activity, StoreError> {
+    let last_day = if is_other_day { decode_last_day(from, last_active)? } else { last_active };
+    let count = decode_len(from)?;
     let mut buckets = decode_counts(from, count)?;
     for large in buckets.iter_mut().filter(|count| **count == u32::from(LARGE)) {
         *large = from.u32()?.checked_add(*large).ok_or_else(|| from.damaged("a number is too large"))?;
@@ -47,7 +50,8 @@ pub(super) fn decode(from: &mut Reader<'_>, last_active: Day) -> Result<Activity
 
 /// Versions 1 and 2: a number for each count, and after a zero how many more follow; the mask as it is.
 pub(super) fn decode_in_full(from: &mut Reader<'_>, last_active: Day) -> Result<Activity, StoreError> {
-    let (last_day, count) = decode_head(from, last_active)?;
+    let last_day = decode_last_day(from, last_active)?;
+    let count = decode_len(from)?;
     let mut buckets = Vec::with_capacity(count);
     while buckets.len() < count {
         let value = from.u32()?;
@@ -60,14 +64,17 @@ pub(super) fn decode_in_full(from: &mut Reader<'_>, last_active: Day) -> Result<
     Ok(Activity { last_day, buckets, active_mask: from.u64()?, active_days: from.u32()? })
 }
 
-fn decode_head(from: &mut Reader<'_>, last_active: Day) -> Result<(Day, usize), StoreError> {
+fn decode_last_day(from: &mut Reader<'_>, last_active: Day) -> Result<Day, StoreError> {
     let number = i64::from(last_active.number()).checked_add(from.i64()?).and_then(|day| i32::try_from(day).ok());
-    let last_day = Day::from_number(number.ok_or_else(|| from.damaged("a day is out of range"))?);
+    number.map(Day::from_number).ok_or_else(|| from.damaged("a day is out of range"))
+}
+
+fn decode_len(from: &mut Reader<'_>) -> Result<usize, StoreError> {
     let count = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
     if count > MAX_BUCKETS {
         return Err(from.damaged("it has too many days"));
     }
-    Ok((last_day, count))
+    Ok(count)
 }
 
 fn encode_counts(buckets: &[u32], out: &mut Vec<u8>) {
@@ -133,20 +140,20 @@ mod tests {
         let mut bytes = Vec::new();
         encode(&activity, Day::from_number(9), &mut bytes);
         let mut from = Reader::new(&bytes, "days");
-        assert_eq!(decode(&mut from, Day::from_number(9)).expect("what is written reads"), activity);
+        assert_eq!(decode(&mut from, Day::from_number(9), false).expect("what is written reads"), activity);
         from.end().expect("all is read");
         bytes.len()
     }
 
     #[test]
     fn ordinary_days_take_half_a_byte() {
-        // Beside the counts: last day, number of counts, mask, active days.
-        assert_eq!(size(vec![], 0), 4);
-        assert_eq!(size(vec![14; 57], (1 << 57) - 1), 4 + 29);
-        assert_eq!(size(vec![14; 57], u64::MAX), 4 + 29, "seven days beyond the counts");
-        assert_eq!(size(vec![3, 0, 0, 0, 1], 0b10001), 4 + 2);
-        assert_eq!(size([vec![3], vec![0; 40], vec![1]].concat(), 1 << 41 | 1), 4 + 4);
-        assert_eq!(size(vec![15, 142, 1], 0b111), 4 + 2 + 2);
-        assert_eq!(size(vec![u32::MAX; MAX_BUCKETS], u64::MAX), 4 + 61 + 5 * MAX_BUCKETS);
+        // Beside the counts: their number, mask, active days.
+        assert_eq!(size(vec![], 0), 3);
+        assert_eq!(size(vec![14; 57], (1 << 57) - 1), 3 + 29);
+        assert_eq!(size(vec![14; 57], u64::MAX), 3 + 29, "seven days beyond the counts");
+        assert_eq!(size(vec![3, 0, 0, 0, 1], 0b10001), 3 + 2);
+        assert_eq!(size([vec![3], vec![0; 40], vec![1]].concat(), 1 << 41 | 1), 3 + 4);
+        assert_eq!(size(vec![15, 142, 1], 0b111), 3 + 2 + 2);
+        assert_eq!(size(vec![u32::MAX; MAX_BUCKETS], u64::MAX), 3 + 61 + 5 * MAX_BUCKETS);
     }
 }
