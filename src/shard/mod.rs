@@ -52,7 +52,7 @@ use opening::compile;
 use output::Writer;
 use timers::Timers;
 use turn::Turn;
-use users::Users;
+use users::{Place, Users};
 
 /// How many bytes of decoded users a shard keeps unless [`Shard::limit_cache`] says otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 8 << 20;
@@ -244,11 +244,12 @@ impl<S: Store> Shard<S> {
             Decoded::Deletion { user_id } => Some(&**user_id),
             Decoded::Rejected(_) => None,
         });
-        self.users.prefetch(ids, &self.store, &self.record.names)?;
+        let mut places = self.users.prefetch(ids, &self.store, &self.record.names)?.into_iter();
+        let mut next = || places.next().expect("every user has a place");
         for (record, decoded) in records.iter().zip(decoded) {
             let outcome = match decoded {
-                Decoded::Event(event) => self.event(event, now, out)?,
-                Decoded::Deletion { user_id } => self.deletion(&user_id, now, out)?,
+                Decoded::Event(event) => self.event(event, next(), now, out)?,
+                Decoded::Deletion { user_id } => self.deletion(&user_id, next(), now, out)?,
                 Decoded::Rejected(rejection) => {
                     out.counts.dead_letter(rejection.reason);
                     out.outputs.push(self.writer.dead_letter(record, &rejection));
@@ -289,14 +290,16 @@ impl<S: Store> Shard<S> {
                 break;
             }
             left -= due.len();
-            self.users.prefetch(due.iter().map(|deadline| &*deadline.user_id), &self.store, &self.record.names)?;
-            for deadline in &due {
+            let due_ids = due.iter().map(|deadline| &*deadline.user_id);
+            let places = self.users.prefetch(due_ids, &self.store, &self.record.names)?;
+            for (deadline, place) in due.iter().zip(places) {
                 // What was armed by those before it may be due before it.
                 while let Some(armed) = self.timers.before(deadline.at) {
-                    self.fire(&armed, now, out)?;
+                    let place = self.users.place(&armed.user_id, &self.store, &self.record.names)?;
+                    self.fire(&armed, place, now, out)?;
                     left = left.saturating_sub(1);
                 }
-                self.fire(deadline, now, out)?;
+                self.fire(deadline, place, now, out)?;
             }
         }
         let mut judged = false;
@@ -493,7 +496,13 @@ impl<S: Store> Shard<S> {
         &self.store
     }
 
-    fn event(&mut self, mut event: Event<'_>, now: WallTime, out: &mut Effects) -> Result<RecordOutcome, ShardError> {
+    fn event(
+        &mut self,
+        mut event: Event<'_>,
+        place: Place,
+        now: WallTime,
+        out: &mut Effects,
+    ) -> Result<RecordOutcome, ShardError> {
         self.record.watermark.accept(event.time, now, &self.rules.time);
         for (index, _) in &mut event.tracked {
             *index = self.places[usize::from(*index)];
@@ -504,7 +513,7 @@ impl<S: Store> Shard<S> {
         out.counts.refused_properties += u64::from(event.refused);
         let mut outcome = RecordOutcome::Counted;
         let watermark = self.record.watermark.at();
-        self.turn(&event.user_id, watermark, now, out, |live, user, standing, _, emitter| {
+        self.turn(place, watermark, now, out, |live, user, standing, _, emitter| {
             outcome = match live.record(&event, user, standing, emitter) {
                 Outcome::Counted => RecordOutcome::Counted,
                 Outcome::PropertiesOnly => RecordOutcome::PropertiesOnly,
@@ -529,9 +538,15 @@ impl<S: Store> Shard<S> {
         self.record.names.find(name).cloned()
     }
 
-    fn deletion(&mut self, user_id: &str, now: WallTime, out: &mut Effects) -> Result<RecordOutcome, ShardError> {
+    fn deletion(
+        &mut self,
+        user_id: &str,
+        place: Place,
+        now: WallTime,
+        out: &mut Effects,
+    ) -> Result<RecordOutcome, ShardError> {
         let at = self.record.watermark.at();
-        self.turn(user_id, at, now, out, |live, user, standing, exists, emitter| {
+        self.turn(place, at, now, out, |live, user, standing, exists, emitter| {
             if exists {
                 live.delete(user_id, user, standing, at, emitter);
             }
@@ -541,16 +556,21 @@ impl<S: Store> Shard<S> {
     }
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
-    fn fire(&mut self, deadline: &Deadline, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
-        let entry = self.users.entry(&deadline.user_id, &self.store, &self.record.names)?;
-        if entry.armed() != Some(deadline.at) {
+    fn fire(
+        &mut self,
+        deadline: &Deadline,
+        place: Place,
+        now: WallTime,
+        out: &mut Effects,
+    ) -> Result<(), ShardError> {
+        if self.users.at(place).entry.armed() != Some(deadline.at) {
             if self.stale.len() < STALE_MAX {
                 self.stale.push(deadline.clone());
             }
             return Ok(());
         }
         let changes =
-            self.turn(&deadline.user_id, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
+            self.turn(place, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         if changes > 0 {
             out.counts.timer_lateness.push(now - WallTime::from_millis(deadline.at.as_millis()));
         }
@@ -563,8 +583,8 @@ impl<S: Store> Shard<S> {
         let (limit, judged_at) = (budget.min(FIRING_BATCH), self.record.judged_at);
         let found = self.store.scan(after.as_deref(), limit)?;
         for (user_id, value) in &found {
-            self.users.hold(user_id, Some(value), &self.record.names)?;
-            self.turn(user_id, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
+            let place = self.users.hold(user_id, Some(value), &self.record.names)?;
+            self.turn(place, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         }
         let looked_at = found.len();
         self.record.rejudging = match found.into_iter().next_back() {

@@ -13,6 +13,7 @@ use crate::segment::{Action, Live, Members, Move, SegmentSink, Segments, Standin
 use crate::shard::aggregates::Aggregates;
 use crate::shard::effect::{Effects, Output};
 use crate::shard::share::{Lens, Share};
+use crate::shard::users::{Held, Place};
 use crate::store::Store;
 use crate::time::{EventTime, WallTime};
 use crate::win_back::{Comeback, Trail};
@@ -31,7 +32,7 @@ impl<S: Store> Shard<S> {
     /// `to` is the watermark for a record, and for a timer its own deadline, so that timers fire in order of time.
     pub(super) fn turn(
         &mut self,
-        user_id: &str,
+        place: Place,
         to: EventTime,
         now: WallTime,
         out: &mut Effects,
@@ -40,7 +41,8 @@ impl<S: Store> Shard<S> {
         let (record, rules) = (&mut self.record, &self.rules);
         let segments: &Segments = &self.segments;
         let live = Live { policy: &rules.policy, segments };
-        let entry = self.users.entry(user_id, &self.store, &record.names)?;
+        let Held { user_id, entry } = self.users.at(place);
+        let user_id = &**user_id;
         let lens = Lens {
             reports: Numbered { reports: &rules.retention, numbers: &self.reports },
             signals_since: record.signals_since,
@@ -116,7 +118,7 @@ impl<S: Store> Shard<S> {
             if share.is_some() {
                 entry.counted = share;
             }
-            self.users.touch(user_id);
+            self.users.touch(place);
         }
         Ok(changes)
     }

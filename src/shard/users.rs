@@ -1,6 +1,13 @@
 //! The users that a shard holds decoded: those changed since the last commit, and the recently used ones within a bound.
+//!
+//! A user is looked up by its id once for each record or timer; from then on it is known by its [`Place`], which stays what
+//! it is until users are let go of ([`Users::evict`], [`Users::rollback`]).
 
-use rustc_hash::FxHashMap;
+use std::hash::BuildHasher as _;
+
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
+use slab::Slab;
 
 use crate::lifecycle::Names;
 use crate::person::Person;
@@ -9,17 +16,33 @@ use crate::shard::share::Share;
 use crate::store::{Store, StoreError, codec};
 use crate::time::EventTime;
 
-/// What an entry takes beside the user's own parts: its slot in a map that is two thirds full, and what the allocator adds
-/// to the parts. An estimate, for the bound alone.
-const ENTRY_BYTES: usize = size_of::<(Box<str>, Entry)>() * 3 / 2 + 64;
+/// What a held user takes beside its own parts: a slot in a vector and one in a table, both with room to grow, and what the
+/// allocator adds to the parts. An estimate, for the bound alone.
+const HELD_BYTES: usize = size_of::<Held>() * 3 / 2 + 64;
 
 /// Decoded users by id.
 #[derive(Debug)]
 pub(super) struct Users {
-    entries: FxHashMap<Box<str>, Entry>,
-    dirty: Vec<Box<str>>,
+    held: Slab<Held>,
+    /// By the hash of the id.
+    places: HashTable<Place>,
+    /// In order of their first change.
+    dirty: Vec<Place>,
+    /// Where to go on looking for somebody to let go of.
+    hand: usize,
     bytes: usize,
     limit: usize,
+}
+
+/// Where a user is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(usize);
+
+/// A held user.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) user_id: Box<str>,
+    pub(super) entry: Entry,
 }
 
 /// One user, or the knowledge that there is none.
@@ -52,76 +75,89 @@ impl Entry {
 
 impl Users {
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: FxHashMap::default(), dirty: Vec::new(), bytes: 0, limit }
+        let (held, places) = (Slab::new(), HashTable::new());
+        Self { held, places, dirty: Vec::new(), hand: 0, bytes: 0, limit }
     }
 
     pub(super) fn limit(&mut self, bytes: usize) {
         self.limit = bytes;
     }
 
-    /// Reads those of `user_ids` that are not held, with one batched read.
+    /// The places of `user_ids`, in their order. Those that are not held are read with one batched read.
     pub(super) fn prefetch<'i>(
         &mut self,
         user_ids: impl Iterator<Item = &'i str>,
         store: &impl Store,
         names: &Names,
-    ) -> Result<(), StoreError> {
-        let mut missing: Vec<&str> = user_ids.filter(|user_id| !self.entries.contains_key(*user_id)).collect();
+    ) -> Result<Vec<Place>, StoreError> {
+        let ids: Vec<&str> = user_ids.collect();
+        let places: Vec<Option<Place>> = ids.iter().map(|user_id| self.find(user_id)).collect();
+        let mut missing: Vec<&str> =
+            ids.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(user_id, _)| *user_id).collect();
         missing.sort_unstable();
         missing.dedup();
-        match missing.as_slice() {
-            [] => {}
-            [one] => self.hold(one, store.user(one)?.as_deref(), names)?,
-            many => {
-                for (user_id, value) in many.iter().zip(store.users(many)?) {
-                    self.hold(user_id, value.as_deref(), names)?;
-                }
-            }
+        let values = match missing.as_slice() {
+            [] => Vec::new(),
+            [one] => vec![store.user(one)?],
+            many => store.users(many)?,
+        };
+        for (user_id, value) in missing.iter().zip(values) {
+            self.hold(user_id, value.as_deref(), names)?;
         }
-        Ok(())
+        let held = |(place, user_id): (Option<Place>, &&str)| place.or_else(|| self.find(user_id));
+        Ok(places.into_iter().zip(&ids).filter_map(held).collect())
     }
 
     /// Holds a user as the store has it, unless it is held already.
-    pub(super) fn hold(&mut self, user_id: &str, value: Option<&[u8]>, names: &Names) -> Result<(), StoreError> {
-        if self.entries.contains_key(user_id) {
-            return Ok(());
+    pub(super) fn hold(&mut self, user_id: &str, value: Option<&[u8]>, names: &Names) -> Result<Place, StoreError> {
+        if let Some(place) = self.find(user_id) {
+            return Ok(place);
         }
         let person = value.map(|value| codec::decode_user(value, names)).transpose()?;
         let indexed = person.as_ref().and_then(|person| person.user.armed);
         let bytes = size(user_id, person.as_ref());
         self.bytes += bytes;
         let entry = Entry { stored: person.is_some(), person, indexed, counted: None, dirty: false, used: true, bytes };
-        self.entries.insert(user_id.into(), entry);
-        Ok(())
+        let place = Place(self.held.insert(Held { user_id: user_id.into(), entry }));
+        let held = &self.held;
+        self.places.insert_unique(hash(user_id), place, |place| hash(&held[place.0].user_id));
+        Ok(place)
+    }
+
+    /// The place of a user, who is read from the store if need be.
+    pub(super) fn place(&mut self, user_id: &str, store: &impl Store, names: &Names) -> Result<Place, StoreError> {
+        match self.find(user_id) {
+            Some(place) => Ok(place),
+            None => self.hold(user_id, store.user(user_id)?.as_deref(), names),
+        }
     }
 
     /// The entry of a user that is held.
     pub(super) fn get(&self, user_id: &str) -> Option<&Entry> {
-        self.entries.get(user_id)
+        self.find(user_id).map(|place| &self.held[place.0].entry)
     }
 
-    /// The entry of a user, read from the store if need be.
-    pub(super) fn entry(&mut self, user_id: &str, store: &impl Store, names: &Names) -> Result<&mut Entry, StoreError> {
-        if !self.entries.contains_key(user_id) {
-            self.hold(user_id, store.user(user_id)?.as_deref(), names)?;
-        }
-        let entry = self.entries.get_mut(user_id).expect("it is held now");
-        entry.used = true;
-        Ok(entry)
+    /// The user held at `place`, to be used.
+    ///
+    /// # Panics
+    /// If the place is from before users were let go of.
+    pub(super) fn at(&mut self, place: Place) -> &mut Held {
+        let held = &mut self.held[place.0];
+        held.entry.used = true;
+        held
     }
 
     /// Remembers that a held user has changed since the last commit.
-    pub(super) fn touch(&mut self, user_id: &str) {
-        let Some(entry) = self.entries.get_mut(user_id) else { return };
-        if !std::mem::replace(&mut entry.dirty, true) {
-            self.dirty.push(user_id.into());
+    pub(super) fn touch(&mut self, place: Place) {
+        if !std::mem::replace(&mut self.held[place.0].entry.dirty, true) {
+            self.dirty.push(place);
         }
     }
 
     /// How many users are held.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.entries.len()
+        self.held.len()
     }
 
     /// How many users have changed since the last commit.
@@ -131,13 +167,16 @@ impl Users {
 
     /// The users that have changed since the last commit, in order of their first change.
     pub(super) fn dirty(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.dirty.iter().filter_map(|user_id| self.entries.get(user_id).map(|entry| (&**user_id, entry)))
+        self.dirty.iter().map(|place| {
+            let Held { user_id, entry } = &self.held[place.0];
+            (&**user_id, entry)
+        })
     }
 
     /// Hands out what each changed user is still counted by, and the user as it is now.
     pub(super) fn recount(&mut self, mut count: impl FnMut(&Share, Option<&Person>)) {
-        for user_id in &self.dirty {
-            let Some(entry) = self.entries.get_mut(user_id) else { continue };
+        for place in &self.dirty {
+            let entry = &mut self.held[place.0].entry;
             if let Some(counted) = entry.counted.take() {
                 count(&counted, entry.person.as_ref());
             }
@@ -146,13 +185,13 @@ impl Users {
 
     /// What has changed is in the store now.
     pub(super) fn committed(&mut self) {
-        for user_id in self.dirty.drain(..) {
-            let Some(entry) = self.entries.get_mut(&user_id) else { continue };
+        for place in self.dirty.drain(..) {
+            let Held { user_id, entry } = &mut self.held[place.0];
             entry.dirty = false;
             entry.stored = entry.person.is_some();
             entry.indexed = entry.armed();
             self.bytes -= entry.bytes;
-            entry.bytes = size(&user_id, entry.person.as_ref());
+            entry.bytes = size(user_id, entry.person.as_ref());
             self.bytes += entry.bytes;
         }
         self.evict();
@@ -160,17 +199,13 @@ impl Users {
 
     /// Forgets everybody.
     pub(super) fn clear(&mut self) {
-        self.dirty.clear();
-        self.entries.clear();
-        self.bytes = 0;
+        *self = Self::new(self.limit);
     }
 
     /// Forgets what has changed.
     pub(super) fn rollback(&mut self) {
-        for user_id in self.dirty.drain(..) {
-            if let Some(entry) = self.entries.remove(&user_id) {
-                self.bytes -= entry.bytes;
-            }
+        for place in std::mem::take(&mut self.dirty) {
+            self.let_go(place);
         }
     }
 
@@ -181,21 +216,35 @@ impl Users {
         }
         // A little below the limit, so that this is not done again for the next user.
         let target = self.limit / 8 * 7;
-        for _ in 0..2 {
-            let mut bytes = self.bytes;
-            self.entries.retain(|_, entry| {
-                let keep = entry.dirty || bytes <= target || std::mem::take(&mut entry.used);
-                if !keep {
-                    bytes -= entry.bytes;
-                }
-                keep
-            });
-            self.bytes = bytes;
+        // Whoever was used is passed over once.
+        for _ in 0..2 * self.held.capacity() {
             if self.bytes <= target {
                 return;
             }
+            let place = Place(self.hand);
+            self.hand = if self.hand + 1 < self.held.capacity() { self.hand + 1 } else { 0 };
+            let Some(Held { entry, .. }) = self.held.get_mut(place.0) else { continue };
+            if !entry.dirty && !std::mem::take(&mut entry.used) {
+                self.let_go(place);
+            }
         }
     }
+
+    fn find(&self, user_id: &str) -> Option<Place> {
+        self.places.find(hash(user_id), |place| *self.held[place.0].user_id == *user_id).copied()
+    }
+
+    fn let_go(&mut self, place: Place) {
+        let Held { user_id, entry } = self.held.remove(place.0);
+        self.bytes -= entry.bytes;
+        if let Ok(found) = self.places.find_entry(hash(&user_id), |other| *other == place) {
+            found.remove();
+        }
+    }
+}
+
+fn hash(user_id: &str) -> u64 {
+    FxBuildHasher.hash_one(user_id)
 }
 
 /// About what a user takes in memory.
@@ -211,5 +260,5 @@ fn size(user_id: &str, person: Option<&Person>) -> usize {
         let trail = 24 * trail.entries.capacity();
         8 * user.recent_ids.capacity() + properties + life + trail
     });
-    ENTRY_BYTES + user_id.len() + parts
+    HELD_BYTES + user_id.len() + parts
 }
