@@ -24,6 +24,8 @@ use crate::http::counts;
 use crate::http::problem::Problem;
 use crate::shard::Aggregates;
 
+/// The most that a thread can step back.
+const NICENESS: i32 = 19;
 /// Exports at the same time.
 pub(super) const EXPORTS_MAX: usize = 2;
 /// Bytes of a piece.
@@ -102,17 +104,22 @@ async fn stream(api: Arc<Api>, selection: Selection, file: &str) -> Result<Respo
     let out = Pieces { body: pieces.clone(), filled: BytesMut::with_capacity(PIECE_BYTES), handle: Handle::current() };
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let known = match &plan.selection {
-            Selection::State(state) => Ok(sizes.of(*state, true) + sizes.of(*state, false)),
-            Selection::Segment(name) => size(&api, &plan.partitions, name),
-        };
-        // Nobody waits any more: the request was given up.
-        let _ = users.send(known.unwrap_or(0));
-        if let Err(error) = export::write(&api.database, &plan, out) {
-            tracing::warn!(%error, "an export ended early");
-            // Ends the body as broken; if the reader has gone, there is nobody to tell.
-            let _ = pieces.blocking_send(Err(io::Error::other("the export failed; the log says why")));
+        let written = yielding(|| {
+            let known = match &plan.selection {
+                Selection::State(state) => Ok(sizes.of(*state, true) + sizes.of(*state, false)),
+                Selection::Segment(name) => size(&api, &plan.partitions, name),
+            };
+            // Nobody waits any more: the request was given up.
+            let _ = users.send(known.unwrap_or(0));
+            export::write(&api.database, &plan, out)
+        });
+        match written {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "an export ended early"),
+            Err(_) => tracing::error!("an export panicked"),
         }
+        // Ends the body as broken; if the reader has gone, there is nobody to tell.
+        let _ = pieces.blocking_send(Err(io::Error::other("the export failed; the log says why")));
     });
     let users = expected.await.map_err(|_| Problem::internal("the export did not begin"))?;
     let headers = [
@@ -122,6 +129,20 @@ async fn stream(api: Arc<Api>, selection: Selection, file: &str) -> Result<Respo
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     Ok((headers, Body::from_stream(ReceiverStream::new(received))).into_response())
+}
+
+/// Does something that leaves the processor to whoever else wants it: an export may take longer, transitions may not. On a
+/// thread of its own, since a thread that has stepped back may not step forward again.
+fn yielding<T: Send>(act: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
+    std::thread::scope(|scope| {
+        let acting = scope.spawn(|| {
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::debug!(%error, "an export cannot step back");
+            }
+            act()
+        });
+        acting.join()
+    })
 }
 
 fn size(api: &Api, partitions: &[i32], segment: &str) -> Result<u64, crate::store::StoreError> {
@@ -143,7 +164,9 @@ impl Pieces {
             return Ok(());
         }
         let piece = self.filled.split().freeze();
-        let sent = self.handle.block_on(tokio::time::timeout(PATIENCE, self.body.send(Ok(piece))));
+        // The time-out begins within the runtime: this thread is none of its own.
+        let sent = async { tokio::time::timeout(PATIENCE, self.body.send(Ok(piece))).await };
+        let sent = self.handle.block_on(sent);
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the reader has gone")),

@@ -556,21 +556,14 @@ impl<S: Store> Shard<S> {
     }
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
-    fn fire(
-        &mut self,
-        deadline: &Deadline,
-        place: Place,
-        now: WallTime,
-        out: &mut Effects,
-    ) -> Result<(), ShardError> {
+    fn fire(&mut self, deadline: &Deadline, place: Place, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
         if self.users.at(place).entry.armed() != Some(deadline.at) {
             if self.stale.len() < STALE_MAX {
                 self.stale.push(deadline.clone());
             }
             return Ok(());
         }
-        let changes =
-            self.turn(place, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
+        let changes = self.turn(place, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
         if changes > 0 {
             out.counts.timer_lateness.push(now - WallTime::from_millis(deadline.at.as_millis()));
         }
