@@ -248,8 +248,8 @@ impl<S: Store> Shard<S> {
         let mut next = || places.next().expect("every user has a place");
         for (record, decoded) in records.iter().zip(decoded) {
             let outcome = match decoded {
-                Decoded::Event(event) => self.event(event, next(), now, out)?,
-                Decoded::Deletion { user_id } => self.deletion(&user_id, next(), now, out)?,
+                Decoded::Event(event) => self.event(event, next(), now, out),
+                Decoded::Deletion { user_id } => self.deletion(&user_id, next(), now, out),
                 Decoded::Rejected(rejection) => {
                     out.counts.dead_letter(rejection.reason);
                     out.outputs.push(self.writer.dead_letter(record, &rejection));
@@ -296,10 +296,10 @@ impl<S: Store> Shard<S> {
                 // What was armed by those before it may be due before it.
                 while let Some(armed) = self.timers.before(deadline.at) {
                     let place = self.users.place(&armed.user_id, &self.store, &self.record.names)?;
-                    self.fire(&armed, place, now, out)?;
+                    self.fire(&armed, place, now, out);
                     left = left.saturating_sub(1);
                 }
-                self.fire(deadline, place, now, out)?;
+                self.fire(deadline, place, now, out);
             }
         }
         let mut judged = false;
@@ -496,13 +496,7 @@ impl<S: Store> Shard<S> {
         &self.store
     }
 
-    fn event(
-        &mut self,
-        mut event: Event<'_>,
-        place: Place,
-        now: WallTime,
-        out: &mut Effects,
-    ) -> Result<RecordOutcome, ShardError> {
+    fn event(&mut self, mut event: Event<'_>, place: Place, now: WallTime, out: &mut Effects) -> RecordOutcome {
         self.record.watermark.accept(event.time, now, &self.rules.time);
         for (index, _) in &mut event.tracked {
             *index = self.places[usize::from(*index)];
@@ -526,8 +520,8 @@ impl<S: Store> Shard<S> {
                 emitter.mark(&event);
             }
             Turn { exists: true, changed }
-        })?;
-        Ok(outcome)
+        });
+        outcome
     }
 
     /// The name in the shard's list, to which it is added while there is room.
@@ -538,36 +532,29 @@ impl<S: Store> Shard<S> {
         self.record.names.find(name).cloned()
     }
 
-    fn deletion(
-        &mut self,
-        user_id: &str,
-        place: Place,
-        now: WallTime,
-        out: &mut Effects,
-    ) -> Result<RecordOutcome, ShardError> {
+    fn deletion(&mut self, user_id: &str, place: Place, now: WallTime, out: &mut Effects) -> RecordOutcome {
         let at = self.record.watermark.at();
         self.turn(place, at, now, out, |live, user, standing, exists, emitter| {
             if exists {
                 live.delete(user_id, user, standing, at, emitter);
             }
             Turn { exists: false, changed: exists }
-        })?;
-        Ok(RecordOutcome::Deletion)
+        });
+        RecordOutcome::Deletion
     }
 
     /// A deadline is due. One that is not the user's armed one any more says nothing.
-    fn fire(&mut self, deadline: &Deadline, place: Place, now: WallTime, out: &mut Effects) -> Result<(), ShardError> {
+    fn fire(&mut self, deadline: &Deadline, place: Place, now: WallTime, out: &mut Effects) {
         if self.users.at(place).entry.armed() != Some(deadline.at) {
             if self.stale.len() < STALE_MAX {
                 self.stale.push(deadline.clone());
             }
-            return Ok(());
+            return;
         }
-        let changes = self.turn(place, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
+        let changes = self.turn(place, deadline.at, now, out, |_, _, _, exists, _| Turn { exists, changed: false });
         if changes > 0 {
             out.counts.timer_lateness.push(now - WallTime::from_millis(deadline.at.as_millis()));
         }
-        Ok(())
     }
 
     /// Judges up to `budget` more users by changed rules; says how many it looked at.
@@ -577,7 +564,7 @@ impl<S: Store> Shard<S> {
         let found = self.store.scan(after.as_deref(), limit)?;
         for (user_id, value) in &found {
             let place = self.users.hold(user_id, Some(value), &self.record.names)?;
-            self.turn(place, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false })?;
+            self.turn(place, judged_at, now, out, |_, _, _, exists, _| Turn { exists, changed: false });
         }
         let looked_at = found.len();
         self.record.rejudging = match found.into_iter().next_back() {

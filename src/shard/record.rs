@@ -248,9 +248,9 @@ mod tests {
         let roster = roster.prop_map(|generations| Roster::from_parts(generations.into_iter().collect()));
         let events = proptest::collection::vec("\\PC{0,9}", 0..4).prop_map(|texts| {
             let mut names = Names::default();
-            texts.iter().for_each(|text| {
+            for text in &texts {
                 names.list(text);
-            });
+            }
             Arc::new(names)
         });
         let reports = proptest::collection::vec((any::<u32>(), "\\PC{0,9}"), 0..4);

@@ -1,8 +1,8 @@
 //! One user's turn: everything that a shard does to a user goes through here, so that what is counted and written of it
 //! does too.
 
+use super::Shard;
 use super::output::Writer;
-use super::{Shard, ShardError};
 use crate::event::Event;
 use crate::lifecycle::user::Fate;
 use crate::lifecycle::{Change, Kind, Sink, User};
@@ -37,7 +37,7 @@ impl<S: Store> Shard<S> {
         now: WallTime,
         out: &mut Effects,
         act: impl FnOnce(&Live<'_>, &mut User, &mut Standing, bool, &mut Emitter<'_>) -> Turn,
-    ) -> Result<usize, ShardError> {
+    ) -> usize {
         let (record, rules) = (&mut self.record, &self.rules);
         let segments: &Segments = &self.segments;
         let live = Live { policy: &rules.policy, segments };
@@ -120,7 +120,7 @@ impl<S: Store> Shard<S> {
             }
             self.users.touch(place);
         }
-        Ok(changes)
+        changes
     }
 
     /// Counts all users that have changed since they were last counted as they are now.
