@@ -189,36 +189,28 @@ impl Population {
         number: u64,
         out: &mut Vec<u8>,
     ) -> anyhow::Result<Option<EventTime>> {
-        let people = &mut self.parts[usize::try_from(partition)?].people;
-        let index = usize::try_from(number % people.len() as u64)?;
-        let person = &mut people[index];
-        let user = &mut person.user;
-        for id in &mut user.recent_ids {
+        let people = &self.parts[usize::try_from(partition)?].people;
+        let mut copy = people[usize::try_from(number % people.len() as u64)?].clone();
+        for id in &mut copy.user.recent_ids {
             // 40 bits, never 0.
             *id = self.rng.random::<u64>() >> 24 | 1;
         }
-        // Later by a little on the same day: the armed deadline stays at or before the real one. What silence brought is
-        // later by as much, or it would no longer be whole days after the last activity.
-        let Some(life) = &user.life else {
-            codec::encode_user(person, out);
-            return Ok(person.user.armed);
-        };
-        let (last_active, kept) = (life.last_active, life.clone());
-        let later = last_active + Span::from_millis(self.rng.random_range(0..1_000));
-        if later.day() == last_active.day() {
-            let life = user.life.insert(kept.clone());
-            life.last_active = later;
-            let follow = |at: &mut EventTime| {
-                if (*at - last_active).as_millis() % DAY_MS == 0 {
-                    *at = *at + (later - last_active);
+        if let Some(life) = &mut copy.user.life {
+            // On the same day: the armed deadline stays at or before the real one.
+            let last_active = life.last_active;
+            let later = last_active + Span::from_millis(self.rng.random_range(0..1_000));
+            if later.day() == last_active.day() {
+                life.last_active = later;
+                // What silence brought follows, or it would no longer be whole days after the last activity.
+                for at in [&mut life.since].into_iter().chain(&mut life.absent_since) {
+                    if (*at - last_active).as_millis() % DAY_MS == 0 {
+                        *at = *at + (later - last_active);
+                    }
                 }
-            };
-            follow(&mut life.since);
-            life.absent_since.iter_mut().for_each(follow);
+            }
         }
-        codec::encode_user(person, out);
-        person.user.life = Some(kept);
-        Ok(person.user.armed)
+        codec::encode_user(&copy, out);
+        Ok(copy.user.armed)
     }
 
     /// The shard record that belongs to these users: nothing was ever read, in this partition, before offset `position`.

@@ -526,10 +526,16 @@ impl<S: Store> Shard<S> {
 
     /// The name in the shard's list, to which it is added while there is room.
     fn listed(&mut self, name: &str) -> Option<Name> {
-        if self.record.names.find(name).is_none() && self.record.names.has_room_for(name) {
-            Arc::make_mut(&mut self.record.names).list(name);
+        let names = &mut self.record.names;
+        if let Some(listed) = names.find(name) {
+            return Some(listed.clone());
         }
-        self.record.names.find(name).cloned()
+        if !names.has_room_for(name) {
+            return None;
+        }
+        // Shared with the last commit's record, and so copied, once for each name that comes.
+        Arc::make_mut(names).list(name);
+        names.find(name).cloned()
     }
 
     fn deletion(&mut self, user_id: &str, place: Place, now: WallTime, out: &mut Effects) -> RecordOutcome {

@@ -1,7 +1,7 @@
 //! The users that a shard holds decoded: those changed since the last commit, and the recently used ones within a bound.
 //!
 //! A user is looked up by its id once for each record or timer; from then on it is known by its [`Place`], which stays what
-//! it is until users are let go of ([`Users::evict`], [`Users::rollback`]).
+//! it is until users are let go of ([`Users::evict`], [`Users::rollback`], [`Users::clear`]).
 
 use std::hash::BuildHasher as _;
 
@@ -104,8 +104,9 @@ impl Users {
         for (user_id, value) in missing.iter().zip(values) {
             self.hold(user_id, value.as_deref(), names)?;
         }
-        let held = |(place, user_id): (Option<Place>, &&str)| place.or_else(|| self.find(user_id));
-        Ok(places.into_iter().zip(&ids).filter_map(held).collect())
+        let held =
+            |(place, user_id): (Option<Place>, &&str)| place.or_else(|| self.find(user_id)).expect("it is held now");
+        Ok(places.into_iter().zip(&ids).map(held).collect())
     }
 
     /// Holds a user as the store has it, unless it is held already.

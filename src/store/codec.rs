@@ -59,7 +59,6 @@ const NEW_FLAGS: u8 = HAS_STANDING | HAS_TRAIL;
 pub fn encode_user(person: &Person, out: &mut Vec<u8>) {
     let Person { user, standing, trail, marks } = person;
     let User { seq, life, recent_ids, properties, generation, armed } = user;
-    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.push(VERSION);
     out.push(
         flag(life.is_some(), HAS_LIFE)
@@ -166,6 +165,10 @@ fn decode(bytes: &[u8], names: &Names, listed: impl Fn(usize) -> Option<Name>) -
     Ok(Person { user, standing, trail, marks })
 }
 
+const fn flag(set: bool, flag: u8) -> u8 {
+    if set { flag } else { 0 }
+}
+
 /// What the times of the standing and of the trail are distances from.
 fn base(user: &User) -> EventTime {
     user.life.as_ref().map_or(EventTime::default(), |life| life.last_active)
@@ -212,7 +215,6 @@ fn encode_life(life: &Life, out: &mut Vec<u8>) {
     } = life;
     let since_days = whole_days(*since, *last_active);
     let absent_days = absent_since.and_then(|at| whole_days(at, *last_active));
-    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     // Two bits and three: `State` and `Reason` have frozen numbers.
     out.push(
         *state as u8

@@ -1,6 +1,7 @@
 //! The promises of a shard, over the store in memory; `rocks` repeats the main one over RocksDB.
 
 mod golden;
+mod names;
 mod promises;
 mod recovery;
 mod schemas;
