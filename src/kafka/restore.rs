@@ -26,7 +26,7 @@ use super::topics::DELETIONS_KEPT_MS;
 use crate::clock::{Clock, monotonic};
 use crate::config::AcceptOffsets;
 use crate::shard::{Bulk, ShardError, restore_batch};
-use crate::store::rocks::{Database, Loading, RocksStore};
+use crate::store::rocks::{Database, RocksStore};
 use crate::store::{Batch, Store};
 use crate::time::WallTime;
 
@@ -74,7 +74,6 @@ pub(super) struct Restore {
     end: i64,
     /// Whether it is loaded in bulk, and then the offset after what was gathered; `next` follows when it is written.
     bulk: Option<i64>,
-    loading: Option<Loading>,
     /// From this changelog offset on no deletion is missing.
     whole: i64,
     not_before: Instant,
@@ -162,7 +161,6 @@ impl Restorer {
             next: 0,
             end: 0,
             bulk: None,
-            loading: None,
             whole: 0,
             not_before: now,
             started: now,
@@ -285,7 +283,6 @@ impl Restorer {
         restore.from = from;
         restore.next = from;
         restore.bulk = (restore.end - from >= BULK_OFFSETS).then_some(from);
-        restore.loading = restore.bulk.map(|_| self.database.loading());
         if from == restore.end {
             restore.stage = Stage::Complete;
             return Ok(());
@@ -433,7 +430,6 @@ impl Restore {
             restore_batch(&self.store, std::iter::empty(), self.next).map_err(RestoreError::shard(self.partition))?;
         self.store.write(batch).map_err(RestoreError::shard(self.partition))?;
         self.stage = Stage::Complete;
-        self.loading = None;
         Ok(())
     }
 }

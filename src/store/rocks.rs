@@ -20,7 +20,6 @@ use rocksdb::{
 use crate::store::{Batch, Cell, Deadline, Store, StoreError, key};
 use crate::time::EventTime;
 use load::Loader;
-pub use load::Loading;
 use options::family_options;
 
 const USERS: &str = "users";

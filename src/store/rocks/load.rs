@@ -3,12 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
-use tracing::warn;
 
-use super::options::{family_options, waiting_files};
+use super::options::family_options;
 use super::{Database, TIMERS, USERS};
 use crate::store::{StoreError, key};
 use crate::time::EventTime;
@@ -24,42 +22,6 @@ pub(super) struct Loader {
     users: Options,
     timers: Options,
     number: AtomicU64,
-    /// How many shards are being loaded.
-    shards: Mutex<usize>,
-}
-
-/// Says that a shard is being loaded in bulk, for as long as it is held: compactions wait for more files meanwhile.
-pub struct Loading(Arc<Database>);
-
-impl Loading {
-    fn changed(database: &Database, change: impl FnOnce(usize) -> usize) {
-        let mut shards = database.loader.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *shards;
-        *shards = change(before);
-        let loading = *shards > 0;
-        if loading == (before > 0) {
-            return;
-        }
-        for family in [USERS, TIMERS] {
-            let [(name, files)] = waiting_files(loading);
-            // It concerns the pace alone.
-            if let Err(error) = database.db.set_options_cf(database.family(family), &[(name, &files)]) {
-                warn!(%error, family, "setting when to compact");
-            }
-        }
-    }
-}
-
-impl Drop for Loading {
-    fn drop(&mut self) {
-        Self::changed(&self.0, |shards| shards.saturating_sub(1));
-    }
-}
-
-impl std::fmt::Debug for Loading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loading").finish_non_exhaustive()
-    }
 }
 
 impl Loader {
@@ -71,13 +33,7 @@ impl Loader {
         }
         fs::create_dir_all(&folder)?;
         let options = |name| family_options(name, LOADER_MEMTABLE_BYTES, cache);
-        Ok(Self {
-            folder,
-            users: options(USERS),
-            timers: options(TIMERS),
-            number: AtomicU64::new(0),
-            shards: Mutex::new(0),
-        })
+        Ok(Self { folder, users: options(USERS), timers: options(TIMERS), number: AtomicU64::new(0) })
     }
 
     fn next_path(&self) -> PathBuf {
@@ -87,13 +43,6 @@ impl Loader {
 }
 
 impl Database {
-    /// To be held while a shard is loaded by calls of [`Database::load`].
-    #[must_use]
-    pub fn loading(self: &Arc<Self>) -> Loading {
-        Loading::changed(self, |shards| shards + 1);
-        Loading(Arc::clone(self))
-    }
-
     /// Writes users (partition, id, encoded or `None` when gone), each once and in order of partition and id, and
     /// deadlines in order of partition, time and user. It is there afterwards, and survives a crash: write the positions
     /// of the shards only then. Deadlines come first, so that a crash in between leaves none of them missing.

@@ -11,11 +11,9 @@ const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 /// Few parts, so that each is many times as large as the largest block: a file's filter, of up to a megabyte, has to stay
 /// in it. A handful of threads does not contend for more.
 const CACHE_SHARD_BITS: i32 = 2;
-/// Files that a flush made and no compaction took yet. Each is one more filter to ask, and each further one means less
+/// Files that a flush or a bulk load made and no compaction took yet. Each is one more filter to ask, and each further one means less
 /// rewriting: a compaction rewrites as much of the lowest level as these files have users in.
 const FLUSHED_FILES: i32 = 32;
-/// As much while shards are loaded in bulk: what is loaded next is rewritten again, so it pays to wait.
-const LOADED_FILES: i32 = 40;
 /// Beyond so many, writes wait for compaction, and so does a flush at shut-down.
 const FLUSHED_FILES_SLOW: i32 = 80;
 const FLUSHED_FILES_STOP: i32 = 160;
@@ -36,12 +34,6 @@ pub(super) fn block_cache(capacity: usize) -> Cache {
     options.set_capacity(capacity);
     options.set_num_shard_bits(CACHE_SHARD_BITS);
     Cache::new_lru_cache_opts(&options)
-}
-
-/// How many files may wait for a compaction, as changeable options.
-pub(super) fn waiting_files(loading: bool) -> [(&'static str, String); 1] {
-    let files = if loading { LOADED_FILES } else { FLUSHED_FILES };
-    [("level0_file_num_compaction_trigger", files.to_string())]
 }
 
 /// Options are set on every family: those of the database reach only the default one.
