@@ -89,11 +89,14 @@ fn flows(transitions: &[Value]) -> BTreeMap<(String, String), u64> {
     flows
 }
 
-/// The tiles of the page.
+/// The sizes that the tiles show, read at once: the page replaces all of them together, at any moment.
 fn tiles(browser: &mut Browser) -> BTreeMap<String, u64> {
+    let sizes = browser.read(
+        "Object.fromEntries([...document.querySelectorAll('[data-size]')].map((e) => [e.dataset.size, e.innerText]))",
+    );
     STATES
         .map(|state| {
-            let shown = browser.text(&format!("[data-size={state}]"));
+            let shown = sizes[state].as_str().unwrap_or_else(|| panic!("{state} in {sizes}"));
             (state.to_owned(), shown.replace(',', "").parse().unwrap_or_else(|_| panic!("{state}: {shown}")))
         })
         .into()

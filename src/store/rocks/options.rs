@@ -4,15 +4,15 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, LruCacheOptions, Opti
 
 use super::{USERS, bytes};
 
-/// Users are read one at a time and at random, and each read unpacks a whole block.
+/// Users are read one at a time and at random, and each read takes a whole block.
 const BLOCK_BYTES: usize = 4 << 10;
 /// How far a compaction reads ahead in each of its files.
 const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 /// Few parts, so that each is many times as large as the largest block: a file's filter, of up to a megabyte, has to stay
 /// in it. A handful of threads does not contend for more.
 const CACHE_SHARD_BITS: i32 = 2;
-/// Files that a flush or a bulk load made and no compaction took yet. Each is one more filter to ask, and each further one means less
-/// rewriting: a compaction rewrites as much of the lowest level as these files have users in.
+/// Files that a flush or a bulk load made and no compaction took yet. Each is one more filter to ask, and each further one
+/// means less rewriting: a compaction rewrites as much of the lowest level as these files have users in.
 const FLUSHED_FILES: i32 = 32;
 /// Beyond so many, writes wait for compaction, and so does a flush at shut-down.
 const FLUSHED_FILES_SLOW: i32 = 80;
