@@ -31,6 +31,10 @@ use clap::Parser;
 
 use case::{Case, Scale};
 use report::Report;
+use support::kafka::Broker;
+
+/// How long the broker's cleaner pauses: longer than any run.
+const CLEANER_PAUSE_MS: u64 = 24 * 3_600_000;
 
 /// Measures Ebbtide on this machine.
 #[derive(Debug, Parser)]
@@ -79,7 +83,7 @@ fn main() -> anyhow::Result<()> {
     let chosen: Vec<Case> =
         Case::all().filter(|case| arguments.only.is_empty() || arguments.only.contains(case)).collect();
     let mut report = Report::new(&scale, arguments.repeat)?;
-    let broker = chosen.iter().any(|case| case.needs_broker()).then(support::kafka::Broker::start);
+    let broker = chosen.iter().any(|case| case.needs_broker()).then(quiet_broker);
     // Round by round, so that a machine that changes its pace meets all cases alike.
     for round in 1..=arguments.repeat {
         for &case in &chosen {
@@ -95,4 +99,12 @@ fn main() -> anyhow::Result<()> {
     }
     report.print();
     Ok(())
+}
+
+/// A broker that does not compact its topics meanwhile: at work on what was just written for a case, its cleaner takes a
+/// processor of this machine to itself for many seconds, from some cases and not from others.
+fn quiet_broker() -> Broker {
+    let broker = Broker::start();
+    broker.reconfigure(|settings| format!("{settings}log.cleaner.backoff.ms={CLEANER_PAUSE_MS}\n"));
+    broker
 }

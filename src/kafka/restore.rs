@@ -36,11 +36,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long to wait for a transaction that is being decided before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// Changelog records written to the store at a time.
+/// Changelog records read in one step, and written to the store at a time.
 const STEP_RECORDS: usize = 5_000;
 /// From so many changelog offsets on they are loaded in bulk: gathered, and written as sorted files.
 const BULK_OFFSETS: i64 = 100_000;
-/// How long one step may read.
+/// How long one step may wait for records.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// How often progress is logged.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -196,7 +196,12 @@ impl Restorer {
                 reading.insert(restore.partition, restore);
             }
         }
-        if reading.is_empty() { Ok(()) } else { self.read(&mut reading) }
+        if reading.is_empty() {
+            // Its memory is for other things now.
+            self.bulk = Bulk::default();
+            return Ok(());
+        }
+        self.read(&mut reading)
     }
 
     fn look(&self, consumer: &GroupConsumer, restore: &mut Restore) -> Result<(), RestoreError> {
@@ -299,14 +304,23 @@ impl Restorer {
         let began = monotonic();
         let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
         let mut ended = Vec::new();
-        while messages.len() < STEP_RECORDS {
-            let Some(left) = STEP_TIME.checked_sub(began.elapsed()) else { break };
+        let mut is_idle = true;
+        for _ in 0..STEP_RECORDS {
+            if self.bulk.len_bytes() >= self.bulk_bytes {
+                break;
+            }
             // Waits only for the first: what follows is there already, or comes in the next step.
-            let patience = if messages.is_empty() && ended.is_empty() { left } else { Duration::ZERO };
-            match self.reader.poll(patience) {
-                None if messages.is_empty() && ended.is_empty() && began.elapsed() < STEP_TIME => {}
-                None => break,
-                Some(Ok(message)) => messages.push(message),
+            let patience = if is_idle { STEP_TIME.saturating_sub(began.elapsed()) } else { Duration::ZERO };
+            let polled = self.reader.poll(patience);
+            is_idle &= polled.is_none();
+            match polled {
+                None if patience.is_zero() => break,
+                None => {}
+                Some(Ok(message)) => match reading.get_mut(&message.partition()) {
+                    Some(restore) if restore.bulk.is_some() => restore.gather(&message, &mut self.bulk)?,
+                    Some(_) => messages.push(message),
+                    None => {}
+                },
                 Some(Err(KafkaError::PartitionEOF(partition))) => ended.push(partition),
                 Some(Err(error @ (KafkaError::MessageConsumptionFatal(_) | KafkaError::OffsetFetch(_)))) => {
                     return Err(error.into());
@@ -323,10 +337,8 @@ impl Restorer {
         }
         messages.sort_by_key(Message::partition);
         for chunk in messages.chunk_by(|a, b| a.partition() == b.partition()) {
-            let Some(restore) = chunk.first().and_then(|first| reading.get_mut(&first.partition())) else { continue };
-            match restore.bulk {
-                None => restore.write(chunk)?,
-                Some(_) => restore.gather(chunk, &mut self.bulk)?,
+            if let Some(restore) = chunk.first().and_then(|first| reading.get_mut(&first.partition())) {
+                restore.write(chunk)?;
             }
         }
         drop(messages);
@@ -346,9 +358,9 @@ impl Restorer {
 
     /// Writes what was gathered: all users first, then how far each shard has come.
     fn load(&mut self, reading: &mut BTreeMap<i32, &mut Restore>) -> Result<(), RestoreError> {
-        let (users, deadlines) = self.bulk.sorted();
+        let sorted = self.bulk.sorted();
         let one = reading.keys().next().copied().unwrap_or_default();
-        self.database.load(&users, &deadlines).map_err(RestoreError::shard(one))?;
+        self.database.load(sorted.users(), sorted.deadlines()).map_err(RestoreError::shard(one))?;
         for restore in reading.values_mut() {
             let Some(next) = restore.bulk else { continue };
             restore.write_batch(self.bulk.rest(restore.partition, next))?;
@@ -400,14 +412,12 @@ impl Restore {
         self.write_batch(batch)
     }
 
-    /// Keeps records until there are enough to be loaded.
-    fn gather(&mut self, messages: &[BorrowedMessage<'_>], bulk: &mut Bulk) -> Result<(), RestoreError> {
-        for message in messages {
-            if let Some(key) = message.key() {
-                bulk.add(self.partition, key, message.payload()).map_err(RestoreError::shard(self.partition))?;
-            }
-            self.bulk = Some(message.offset() + 1);
+    /// Keeps a record until there are enough to be loaded.
+    fn gather(&mut self, message: &BorrowedMessage<'_>, bulk: &mut Bulk) -> Result<(), RestoreError> {
+        if let Some(key) = message.key() {
+            bulk.add(self.partition, key, message.payload()).map_err(RestoreError::shard(self.partition))?;
         }
+        self.bulk = Some(message.offset() + 1);
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub use aggregates::Aggregates;
 pub use cohort::Cohorts;
 pub use effect::{Counts, Effects, Headers, Output, RecordOutcome, Topic};
 pub use record::{Rejudging, ShardRecord};
-pub use restore::{Bulk, BulkDeadline, BulkUser, restore_batch};
+pub use restore::{Bulk, BulkDeadline, BulkUser, Sorted, restore_batch};
 pub use watermark::{TimeRules, Watermark};
 
 use opening::compile;

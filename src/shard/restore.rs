@@ -64,9 +64,11 @@ pub fn restore_batch<'a>(
 /// what an interrupted one has left.
 #[derive(Debug, Default)]
 pub struct Bulk {
-    /// Ids and values, one after the other.
+    /// Id and value of each user, one after the other.
     bytes: Vec<u8>,
     users: Vec<Held>,
+    /// What the users arm, once they are sorted: partition, time, and the place in `users`.
+    deadlines: Vec<(i32, EventTime, u32)>,
     /// What is not of users, by shard.
     others: BTreeMap<i32, Others>,
     /// Its bytes.
@@ -80,14 +82,25 @@ struct Others {
     cells: Vec<(Box<[u8]>, Option<Vec<u8>>)>,
 }
 
-/// One user's value, by its place in [`Bulk::bytes`].
+/// One user's value: all that sorting asks for, and the place of the rest in [`Bulk::bytes`].
 #[derive(Debug)]
 struct Held {
-    partition: i32,
-    user_id: Range<usize>,
-    value: Option<Range<usize>>,
+    /// The first bytes of the id after what all ids have in common. Known once users are sorted.
+    head: u64,
     armed: Option<EventTime>,
+    partition: i32,
+    /// Where the id begins, and how long it is. The value follows.
+    start: u32,
+    id_bytes: u32,
+    value_bytes: Option<u32>,
 }
+
+/// What a user takes beside its own bytes.
+const USER_BYTES: usize = size_of::<Held>() + size_of::<(i32, EventTime, u32)>();
+
+/// What a [`Bulk`] holds, in the orders of the store's keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Sorted<'a>(&'a Bulk);
 
 /// A user of a [`Bulk`]: partition, id, and the encoded user or `None` when the user is gone.
 pub type BulkUser<'a> = (i32, &'a str, Option<&'a [u8]>);
@@ -96,18 +109,30 @@ pub type BulkUser<'a> = (i32, &'a str, Option<&'a [u8]>);
 pub type BulkDeadline<'a> = (i32, EventTime, &'a str);
 
 impl Bulk {
+    /// The most that it can hold and still take a record of any size that Kafka has.
+    pub const BYTES_MAX: usize = 1 << 30;
+
     /// Takes one record, in the order of its changelog. Of a value only the head is read: its version is known, and the
     /// rest is checked when the user is.
     ///
     /// # Errors
     /// The record is none that this build writes.
+    ///
+    /// # Panics
+    /// When it holds [`Bulk::BYTES_MAX`] and more.
     pub fn add(&mut self, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), ShardError> {
         match key::read_changelog(key)? {
             key::ChangelogKey::User(user_id) => {
-                let armed = value.map(codec::armed).transpose()?.flatten();
-                let user_id = self.push(user_id.as_bytes());
-                let value = value.map(|value| self.push(value));
-                self.users.push(Held { partition, user_id, value, armed });
+                self.users.push(Held {
+                    head: 0,
+                    armed: value.map(codec::armed).transpose()?.flatten(),
+                    partition,
+                    start: narrow(self.bytes.len()),
+                    id_bytes: narrow(user_id.len()),
+                    value_bytes: value.map(|value| narrow(value.len())),
+                });
+                self.bytes.extend_from_slice(user_id.as_bytes());
+                self.bytes.extend_from_slice(value.unwrap_or_default());
             }
             key::ChangelogKey::Cell(cell) => {
                 value.map(ledger::decode).transpose()?;
@@ -122,10 +147,10 @@ impl Bulk {
         Ok(())
     }
 
-    /// Bytes held, about.
+    /// Bytes held, about, and those that sorting takes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len() + self.users.len() * size_of::<Held>() + self.other_bytes
+        self.bytes.len() + self.users.len() * USER_BYTES + self.other_bytes
     }
 
     /// What to write of one shard once its users are loaded: the ledger, the shard's record, and `position`, the changelog
@@ -136,32 +161,41 @@ impl Bulk {
         Batch { shard, cells, changelog_position: Some(position), ..Batch::default() }
     }
 
-    /// The last value of each user in order of partition and id, and what they armed in order of partition, time and id:
-    /// the orders of the store's keys.
+    /// Leaves of each user the last value only.
     #[must_use]
-    pub fn sorted(&self) -> (Vec<BulkUser<'_>>, Vec<BulkDeadline<'_>>) {
-        let id = |held: &Held| self.text(&held.user_id);
-        let mut latest: Vec<(i32, &str, usize)> =
-            self.users.iter().enumerate().map(|(place, held)| (held.partition, id(held), place)).collect();
-        latest.sort_unstable();
-        let mut users: Vec<BulkUser<'_>> = Vec::with_capacity(latest.len());
-        let mut deadlines = Vec::with_capacity(latest.len());
-        for (number, &(partition, user_id, place)) in latest.iter().enumerate() {
-            if latest.get(number + 1).is_some_and(|next| (next.0, next.1) == (partition, user_id)) {
-                continue;
-            }
-            let held = &self.users[place];
-            users.push((partition, user_id, held.value.clone().map(|value| &self.bytes[value])));
-            deadlines.extend(held.armed.map(|at| (partition, at, user_id)));
+    pub fn sorted(&mut self) -> Sorted<'_> {
+        let Self { bytes, users, deadlines, .. } = self;
+        let id = |held: &Held| &bytes[held.id()];
+        let first = users.first().map_or(&[][..], id);
+        let common = users
+            .iter()
+            .map(id)
+            .fold(first.len(), |common, id| first.iter().zip(id).take(common).take_while(|(a, b)| a == b).count());
+        for held in &mut *users {
+            let mut head = [0; size_of::<u64>()];
+            head.iter_mut().zip(&id(held)[common..]).for_each(|(head, byte)| *head = *byte);
+            held.head = u64::from_be_bytes(head);
         }
+        // The latest of a user comes first, and stays.
+        users.sort_unstable_by(|a, b| {
+            (a.partition, a.head).cmp(&(b.partition, b.head)).then_with(|| id(a).cmp(id(b))).then(b.start.cmp(&a.start))
+        });
+        users.dedup_by(|a, b| (a.partition, a.head) == (b.partition, b.head) && id(a) == id(b));
+        deadlines.clear();
+        deadlines.extend((0..).zip(&*users).filter_map(|(place, held)| Some((held.partition, held.armed?, place))));
         deadlines.sort_unstable();
-        (users, deadlines)
+        Sorted(self)
+    }
+
+    fn user_id(&self, held: &Held) -> &str {
+        std::str::from_utf8(&self.bytes[held.id()]).expect("it was text when it was added")
     }
 
     /// Lets go of everything, and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.users.clear();
+        self.deadlines.clear();
         self.others.clear();
         self.other_bytes = 0;
     }
@@ -171,14 +205,33 @@ impl Bulk {
         self.users.retain(|held| held.partition != partition);
         self.others.remove(&partition);
     }
+}
 
-    fn push(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
+impl<'a> Sorted<'a> {
+    /// In order of partition and id, each once.
+    pub fn users(self) -> impl Iterator<Item = BulkUser<'a>> {
+        let Self(bulk) = self;
+        bulk.users.iter().map(|held| {
+            let value = held.value_bytes.map(|len| &bulk.bytes[held.id().end..][..len as usize]);
+            (held.partition, bulk.user_id(held), value)
+        })
     }
 
-    fn text(&self, range: &Range<usize>) -> &str {
-        std::str::from_utf8(&self.bytes[range.clone()]).expect("it was text when it was added")
+    /// In order of partition, time and id.
+    pub fn deadlines(self) -> impl Iterator<Item = BulkDeadline<'a>> {
+        let Self(bulk) = self;
+        let user_id = |place: u32| bulk.user_id(&bulk.users[place as usize]);
+        bulk.deadlines.iter().map(move |&(partition, at, place)| (partition, at, user_id(place)))
     }
+}
+
+impl Held {
+    fn id(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.id_bytes as usize
+    }
+}
+
+fn narrow(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("there is no more than `Bulk::BYTES_MAX` and one record")
 }

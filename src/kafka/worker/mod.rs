@@ -36,7 +36,7 @@ use crate::clock::monotonic;
 use crate::config::Config;
 use crate::metrics::AbortCause;
 use crate::rules::Rules;
-use crate::shard::{Effects, Shard};
+use crate::shard::{Bulk, Effects, Shard};
 use crate::state_folder;
 use crate::store::rocks::RocksStore;
 use crate::time::EventTime;
@@ -203,11 +203,11 @@ fn leave(consumer: &GroupConsumer) {
     }
 }
 
-/// What a worker may gather of `state.memory` before it loads it in bulk: an eighth for all workers together, which is
-/// what decoded users take afterwards.
+/// What a worker may gather of `state.memory` before it loads it in bulk: a quarter for all workers together, of which
+/// decoded users take a half afterwards. The more, the fewer files, and the less of them is compacted.
 fn bulk_bytes(config: &Config) -> usize {
     let workers = u64::try_from(config.workers).unwrap_or(1).max(1);
-    usize::try_from(config.state.memory / 8 / workers).unwrap_or(usize::MAX)
+    usize::try_from(config.state.memory / 4 / workers).unwrap_or(usize::MAX).min(Bulk::BYTES_MAX)
 }
 
 /// How many records may wait to be produced before there is a commit: as many as fit into an eighth of `state.memory` for

@@ -48,49 +48,43 @@ impl Database {
     /// of the shards only then. Deadlines come first, so that a crash in between leaves none of them missing.
     ///
     /// # Errors
-    /// The disk failed; a part may have been written.
-    ///
-    /// # Panics
-    /// When something is out of order.
-    pub fn load(
+    /// The disk failed, or something is out of order; a part may have been written.
+    pub fn load<'a>(
         &self,
-        users: &[(i32, &str, Option<&[u8]>)],
-        deadlines: &[(i32, EventTime, &str)],
+        users: impl Iterator<Item = (i32, &'a str, Option<&'a [u8]>)>,
+        deadlines: impl Iterator<Item = (i32, EventTime, &'a str)>,
     ) -> Result<(), StoreError> {
-        assert!(users.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)) && deadlines.is_sorted(), "loaded out of order");
-        if !deadlines.is_empty() {
-            self.load_file(TIMERS, &self.loader.timers, |file, key| {
-                deadlines.iter().try_for_each(|&(partition, at, user_id)| {
-                    key::timer_into(key, partition, at, user_id);
-                    file.put(&*key, b"")
-                })
-            })?;
-        }
-        if !users.is_empty() {
-            self.load_file(USERS, &self.loader.users, |file, key| {
-                users.iter().try_for_each(|&(partition, user_id, value)| {
-                    key::user_into(key, partition, user_id);
-                    match value {
-                        Some(value) => file.put(&*key, value),
-                        None => file.delete(&*key),
-                    }
-                })
-            })?;
-        }
-        Ok(())
+        let mut key = Vec::new();
+        self.load_file(TIMERS, &self.loader.timers, deadlines, |file, (partition, at, user_id)| {
+            key::timer_into(&mut key, partition, at, user_id);
+            file.put(&key, b"")
+        })?;
+        self.load_file(USERS, &self.loader.users, users, |file, (partition, user_id, value)| {
+            key::user_into(&mut key, partition, user_id);
+            match value {
+                Some(value) => file.put(&key, value),
+                None => file.delete(&key),
+            }
+        })
     }
 
-    fn load_file(
+    fn load_file<T>(
         &self,
         family: &str,
         options: &Options,
-        fill: impl FnOnce(&mut SstFileWriter<'_>, &mut Vec<u8>) -> Result<(), rocksdb::Error>,
+        items: impl Iterator<Item = T>,
+        mut put: impl FnMut(&mut SstFileWriter<'_>, T) -> Result<(), rocksdb::Error>,
     ) -> Result<(), StoreError> {
+        let mut items = items.peekable();
+        if items.peek().is_none() {
+            // RocksDB refuses a file without entries.
+            return Ok(());
+        }
         let path = self.loader.next_path();
-        let write = || {
+        let mut write = || {
             let mut file = SstFileWriter::create(options);
             file.open(&path)?;
-            fill(&mut file, &mut Vec::new())?;
+            items.try_for_each(|item| put(&mut file, item))?;
             file.finish()?;
             let mut ingest = IngestExternalFileOptions::default();
             ingest.set_move_files(true);
