@@ -75,19 +75,6 @@ impl Schedule {
     }
 }
 
-impl Schedule {
-    /// Only what is over at once: no process that is stopped, no broker that is down, no network that holds. With those a
-    /// long run still finds something now and then, and a short one would fail by chance: see the README.
-    pub(crate) fn brief(mut self) -> Self {
-        for lane in &mut self.instances {
-            lane.retain(|planned| !matches!(planned.act, Hurt::Freeze { .. }));
-        }
-        self.nodes.clear();
-        self.network.retain(|planned| matches!(planned.act, Break::Cut { .. } | Break::LoseEndTxn { .. }));
-        self
-    }
-}
-
 /// Fills a round: `draw` gives an act and about how long it takes.
 fn lane<T>(
     rng: &mut ChaCha8Rng,

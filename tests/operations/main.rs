@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chores;
 mod disk;
 mod permissions;
 mod topics;

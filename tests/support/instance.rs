@@ -195,6 +195,13 @@ impl Instance {
         self.child = Some(child);
     }
 
+    /// Exit code and output of `ebbtide check` with this configuration.
+    pub(crate) fn check(&self) -> (Option<i32>, String) {
+        let output = Command::new(Self::program()).arg("check").arg("--config").arg(self.configuration()).output();
+        let output = output.expect("the program runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    }
+
     /// Where the console is.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/", self.http)

@@ -78,6 +78,11 @@ impl Broker {
         self.nodes.iter().for_each(Node::start_again);
     }
 
+    /// Where the one node keeps its topics.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.nodes[0].folder.join("data")
+    }
+
     /// Changes its settings, with a restart.
     pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
         self.stop();
