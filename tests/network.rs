@@ -214,3 +214,26 @@ fn a_broker_that_is_slow_to_write_makes_nothing_pile_up_in_memory() {
     backlog.read_in_bounded_memory();
     cluster.network.lift(slow);
 }
+
+/// How long a worker is watched while it waits.
+const WATCHED: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_worker_that_waits_for_its_broker_takes_no_processor() {
+    let cluster = cluster();
+    let deployment = relayed("patient");
+    let mut along = cluster.broker.reader(&deployment.transitions());
+    let mut one = deployment.instance("patient");
+    let sent = while_events_flow(&cluster.broker, &deployment, seed("patience"), || {
+        one.start();
+        wait_for_progress(&mut along, &mut [&mut one], 100);
+        let slow = impose("patient", Way::Answers, Some(PRODUCE), Harm::Delay(SLOW), None);
+        let before = one.processor_time();
+        // There is always something to commit, so both workers spend nearly all of it waiting for the brokers.
+        thread::sleep(WATCHED);
+        let taken = one.processor_time() - before;
+        assert!(taken < WATCHED / 4, "{taken:?} of {WATCHED:?}");
+        cluster.network.lift(slow);
+    });
+    settle(&cluster.broker, &deployment, &sent, &mut along, &mut [&mut one]);
+}

@@ -182,6 +182,13 @@ pub(super) fn watermarks(
     answer
 }
 
+/// A time to poll for, in whole milliseconds and not shorter. Clients wait for whole milliseconds, and poll without a pause
+/// for the rest.
+pub(super) fn whole_millis(time: Duration) -> Duration {
+    const MILLI: u128 = Duration::from_millis(1).as_nanos();
+    Duration::from_millis(u64::try_from(time.as_nanos().div_ceil(MILLI)).unwrap_or(u64::MAX))
+}
+
 /// Passes a line of librdkafka on.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -210,6 +217,13 @@ fn is_news(error: &KafkaError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_is_a_whole_one() {
+        for (micros, millis) in [(0, 0), (1, 1), (999, 1), (1_000, 1), (1_001, 2), (99_990, 100)] {
+            assert_eq!(whole_millis(Duration::from_micros(micros)), Duration::from_millis(millis), "{micros} us");
+        }
+    }
 
     #[test]
     fn nobody_can_configure_exactly_once_away() {

@@ -310,7 +310,8 @@ impl Restorer {
                 break;
             }
             // Waits only for the first: what follows is there already, or comes in the next step.
-            let patience = if is_idle { STEP_TIME.saturating_sub(began.elapsed()) } else { Duration::ZERO };
+            let patience =
+                if is_idle { client::whole_millis(STEP_TIME.saturating_sub(began.elapsed())) } else { Duration::ZERO };
             let polled = self.reader.poll(patience);
             is_idle &= polled.is_none();
             match polled {

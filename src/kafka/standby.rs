@@ -215,7 +215,7 @@ impl<'s> Standby<'s> {
         let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
         while messages.len() < STEP_RECORDS {
             let Some(left) = STEP_TIME.checked_sub(began.elapsed()) else { break };
-            match self.reader.poll(left) {
+            match self.reader.poll(client::whole_millis(left)) {
                 None => break,
                 Some(Ok(message)) => messages.push(message),
                 Some(Err(KafkaError::PartitionEOF(_))) => {}

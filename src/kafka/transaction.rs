@@ -35,7 +35,7 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// From here on a call counts as slow: a request of it may have been repeated (see [`Pace::Slow`]).
 const SLOW: Duration = Duration::from_secs(1);
 /// How long to wait for delivery reports at a time.
-const DELIVERY_POLL: Duration = Duration::from_millis(1);
+const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Events taken from the client's queue after a call, at most.
 const EVENTS_MAX: usize = 10_000;
@@ -167,7 +167,7 @@ impl Transactions {
                     return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
                 }
                 // Not `flush`: in this version it looks only every 100 ms whether it is done.
-                producer.poll(DELIVERY_POLL);
+                await_event(producer);
             }
         })
     }
@@ -261,17 +261,27 @@ fn bounded(call: impl FnOnce() -> KafkaResult<()> + Send + 'static) -> KafkaResu
 }
 
 /// Takes what waits in the client's queue: a lost connection is told there before the request that it carried is sent
-/// again, and so before the answer that made a call return. One `poll` without a wait takes one event.
+/// again, and so before the answer that made a call return.
 fn drain(producer: &BaseProducer<DeliveryReports>) {
-    for _ in 0..EVENTS_MAX {
-        let before = producer.context().events.load(Ordering::Acquire);
-        producer.poll(Duration::ZERO);
-        if producer.context().events.load(Ordering::Acquire) == before {
-            return;
-        }
+    if (0..EVENTS_MAX).all(|_| take_event(producer)) {
+        // Whatever else is in there: better replaced than trusted.
+        producer.context().disturbed.store(true, Ordering::Release);
     }
-    // Whatever else is in there: better replaced than trusted.
-    producer.context().disturbed.store(true, Ordering::Release);
+}
+
+/// Takes one event from the client's queue, and says whether there was one.
+fn take_event(producer: &BaseProducer<DeliveryReports>) -> bool {
+    let before = producer.context().events.load(Ordering::Acquire);
+    producer.poll(Duration::ZERO);
+    producer.context().events.load(Ordering::Acquire) != before
+}
+
+/// Takes one event, or pauses. To poll for a time would keep the processor busy: this client waits for whole milliseconds,
+/// and polls without a pause for what is left of its time.
+fn await_event(producer: &BaseProducer<DeliveryReports>) {
+    if !take_event(producer) {
+        thread::sleep(DELIVERY_PAUSE);
+    }
 }
 
 /// Whether a line of the client's log says that a connection was lost that carried requests. The client raises an error
@@ -303,7 +313,7 @@ fn send(
                 return Ok(());
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if monotonic() < deadline => {
-                producer.poll(DELIVERY_POLL);
+                await_event(producer);
                 record = back;
             }
             Err((error, _)) => return Err(error),

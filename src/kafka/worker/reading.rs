@@ -12,6 +12,7 @@ use super::gap::Finding;
 use super::{Halt, Live, RunError, Session, Slot};
 use crate::clock::monotonic;
 use crate::event::Record;
+use crate::kafka::client::whole_millis;
 
 /// Records applied in one round of the loop, at most.
 const ROUND_RECORDS: usize = 8_192;
@@ -51,7 +52,7 @@ impl<'s> Session<'s> {
         let until = monotonic() + patience;
         while !gathered.is_full() {
             let empty = gathered.records.is_empty() && gathered.ended.is_empty();
-            let wait = if empty { until.saturating_duration_since(monotonic()) } else { Duration::ZERO };
+            let wait = if empty { whole_millis(until.saturating_duration_since(monotonic())) } else { Duration::ZERO };
             match consumer.poll(wait) {
                 // Either nothing came, or a change of the group did.
                 None if consumer.context().has_changes() || !empty || monotonic() >= until => break,
