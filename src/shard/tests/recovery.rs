@@ -153,7 +153,10 @@ proptest! {
     #[test]
     fn a_bulk_keeps_the_last_of_each_user_in_the_orders_of_the_store(
         // What begins alike, what begins another, and zeros, which pad what is too short to compare.
-        records in prop::collection::vec((0..3_i32, "(user-)?[ab\\x00]{1,12}", prop::option::of(0..9_i64), any::<bool>()), 0..60),
+        records in prop::collection::vec(
+            (0..3_i32, "(user-)?[ab\\x00]{1,12}", prop::option::of(0..9_i64), any::<bool>()),
+            0..60,
+        ),
         forgotten in 0..4_i32,
     ) {
         let mut bulk = Bulk::default();
